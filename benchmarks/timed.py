@@ -78,7 +78,7 @@ def train(
     model.to(device.torch_device).train()
     sparse = getattr(model.config, "num_experts", 0) > 0
     objective: Objective = BalancedNextToken(dtype, balance) if sparse else partial(next_token, dtype=dtype)
-    kernels = use_kernels(model, rows.context)
+    kernels = use_kernels(model, rows.context_length)
     optimizer = Optimizer(model, pretraining_lrs(model.config.hidden_size)[0], dtype=dtype, kernels=kernels)
     step, start = 0, time.perf_counter()
     while (share := step / steps if steps else (time.perf_counter() - start) / seconds) < 1:
@@ -86,7 +86,7 @@ def train(
             objective(model, batch)[0].backward()
         optimizer.step(warmup_stable_decay(int(share * 1000), 1000, 20, 400))
         step += 1
-    return step * rows_a_step * rows.context
+    return step * rows_a_step * rows.context_length
 
 
 def held_out_bits(texts: list[str], tokenizer: Tokenizer, nats: Callable[[list[list[int]]], float]) -> float:

@@ -113,11 +113,11 @@ def test_a_bar_that_knows_no_end_and_one_that_goes_beyond(clock, terminal):
     with Progress("crawl", unit="pages") as shown:
         clock.now += 10
         shown.advance(5000)
-        assert shown.bar.tasks[0].total is None and shown.bar.tasks[0].fields["rest"] == "5,000 pages · 500/s"
+        assert shown.bar.tasks[0].total is None and shown.bar.tasks[0].fields["figures"] == "5,000 pages · 500/s"
     with Progress("crawl", 10, unit="pages") as shown:
         clock.now += 10
         shown.advance(25)
-        assert shown.bar.tasks[0].percentage == 100 and shown.bar.tasks[0].fields["rest"].startswith("25/10 pages")
+        assert shown.bar.tasks[0].percentage == 100 and shown.bar.tasks[0].fields["figures"].startswith("25/10 pages")
 
 
 def test_no_bar_before_two_seconds_and_none_where_it_is_quiet(clock, terminal, monkeypatch):
@@ -127,7 +127,7 @@ def test_no_bar_before_two_seconds_and_none_where_it_is_quiet(clock, terminal, m
             clock.now += 0.0199
             shown.advance()
     assert terminal.getvalue() == ""
-    monkeypatch.setattr(progress.log, "shown", lambda: logging.WARNING)
+    monkeypatch.setattr(progress.log, "terminal_level", lambda: logging.WARNING)
     with Progress("long", 100) as shown:
         clock.now += 60
         shown.advance(50)
@@ -158,7 +158,7 @@ def test_a_label_on_a_terminal_is_text_and_no_markup(clock, terminal, label):
         shown.bar.refresh()
     line = " ".join(label.split())
     assert fields["label"] == printable(line if len(line) <= 40 else line[:37] + "...")
-    assert fields["rest"].endswith("[/c]\\x9b") and "\x9b" not in terminal.getvalue() and "\x1b[2J" not in terminal.getvalue()
+    assert fields["figures"].endswith("[/c]\\x9b") and "\x9b" not in terminal.getvalue() and "\x1b[2J" not in terminal.getvalue()
 
 
 def test_what_the_first_count_does_besides_is_no_part_of_the_rate(clock, capsys):

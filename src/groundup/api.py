@@ -23,7 +23,7 @@ from typing import Any, Literal, overload
 
 import torch
 
-from groundup.core.config import Section, configured, own_number
+from groundup.core.config import Section, configured, python_number
 from groundup.core.device import Device, choose
 from groundup.core.errors import UserError
 from groundup.core.executor import cores
@@ -153,8 +153,8 @@ class Model:
         self, ids: list[int], ends: list[int], max_tokens: int, temperature: float | None, top_p: float | None,
         top_k: int | None, seed: int,
     ) -> str:  # fmt: skip
-        own = Sampling.from_config(self.network.generation, own_number(max_tokens), own_number(temperature))
-        given = {"top_p": own_number(top_p), "top_k": own_number(top_k)}
+        own = Sampling.from_config(self.network.generation, python_number(max_tokens), python_number(temperature))
+        given = {"top_p": python_number(top_p), "top_k": python_number(top_k)}
         sampling = replace(own, **{name: value for name, value in given.items() if value is not None})
         return self.tokenizer.decode_within(generate_ids(self.network, [ids], ends, sampling, _seed(seed))[0])
 
@@ -313,7 +313,7 @@ def pretrain(
     config = configured(PretrainingConfig, {k: v for k, v in settings.items() if k not in shares}, "pretrain", NOT_HERE)
     if not config.start_from:
         tokenizer = copy.copy(tokenizer)
-        tokenizer.forget()
+        tokenizer.forget_files()
 
     def make(work: Path) -> dict[str, Any]:
         tokens, refused = work / "tokens", Refused()
@@ -450,7 +450,7 @@ def _require_model(model: object) -> None:
 
 
 def _seed(seed: Any) -> int:
-    seed = own_number(seed)
+    seed = python_number(seed)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise UserError(f"seed = {str(seed)[:40]}: it must be a whole number from 0 to {2**32 - 1:,}")
     return int(seed)

@@ -190,7 +190,7 @@ def test_places_that_are_sums_of_lengths(tokens, spelt):
              "top_logprobs": [one and {"a": 0.0} for one in nats]}  # fmt: skip
     model = RemoteModel("http://127.0.0.1:9/v1#m")
     echoed = "x" if spelt is None else f"{prompt}x"
-    model.asked = lambda *_: {"choices": [{"index": 0, "text": echoed, "logprobs": noted}]}
+    model.request = lambda *_: {"choices": [{"index": 0, "text": echoed, "logprobs": noted}]}
     if spelt is None:
         with pytest.raises(UserError, match="the prompt is not echoed"):
             model.continuations([(prompt[:11], prompt[11:])], 1)
@@ -282,7 +282,7 @@ names = st.sampled_from(["tokens", "token_logprobs", "top_logprobs", "text_offse
 def test_any_answer_ends_in_a_score_or_one_line(changes, other):
     model = RemoteModel("http://127.0.0.1:9/v1#m")
     for answer in (changed(**changes), {"choices": other}, {"choices": [{"index": 0, "logprobs": other}]}):
-        model.asked = lambda *_, answer=answer: answer
+        model.request = lambda *_, answer=answer: answer
         try:
             [one] = model.continuations([("a", "b")], 1)
             assert isinstance(one, BadRow) or isinstance(one.nats, float)

@@ -84,6 +84,6 @@ def test_a_new_model_with_its_tokenizer_has_our_template_and_leaves_the_tokenize
     ours, _, _ = both
     before = ours.tokenizer.digest()
     new = groundup.pretrain(["a path and a file"] * 40, ours.tokenizer, tmp_path / "new", depth=1, context_length=32, tokens=200)
-    assert new.tokenizer.template is None and not new.tokenizer.kept
+    assert new.tokenizer.template is None and not new.tokenizer.foreign_files
     assert ours.tokenizer.digest() == before and ours.tokenizer.template is not None
     assert new.tokenizer("the path") == ours.tokenizer("the path")

@@ -305,7 +305,7 @@ def test_a_new_model_on_a_published_tokenizer_is_ours(tmp_path, toy_decoder):
     reader = transformers.AutoTokenizer.from_pretrained(tmp_path / "new")
     assert reader.encode("the path") == [encoder.end_of_text, *encoder.encode("the path")]
     assert reader.apply_chat_template(TALK, tokenize=True, return_dict=False) == render(encoder, TALK)[0]
-    assert Tokenizer.load(tmp_path / "new").kept == {}
+    assert Tokenizer.load(tmp_path / "new").foreign_files == {}
 
 
 def test_the_tokenizer_of_the_run_must_have_the_models_own_template(tmp_path):

@@ -56,7 +56,7 @@ def peer_ids(peer, text, **options):
 def test_ids_and_places_are_those_of_bert(ours, peer):
     for text in SAMPLES:
         found = peer_ids(peer, text, return_offsets_mapping=True)
-        placed = ours.encode_with_places(text)
+        placed = ours.encode_with_offsets(text)
         assert ours.encode(text) == [number for number, _, _ in placed] == found["input_ids"]
         assert [(start, end) for _, start, end in placed] == found["offset_mapping"]
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.posttraining.batches import collate, parts_by_length, prompt_of, row_of
-from groundup.training.epoch_order import chosen_rows, parts_of, steps_for
+from groundup.training.epoch_order import chosen_rows, micro_batches, steps_for
 
 CPU = torch.device("cpu")
 
@@ -79,4 +79,4 @@ def test_micro_batches_hold_each_pair_once_and_pad_no_more(lengths, at_once):
         return sum(len(part) * max(max(lengths[number]) for number in part) for part in parts)
 
     if len(pairs) % at_once == 0:
-        assert padded(parts) <= padded(parts_of(list(range(len(pairs))), at_once))
+        assert padded(parts) <= padded(micro_batches(list(range(len(pairs))), at_once))

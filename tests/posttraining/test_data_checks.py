@@ -67,11 +67,11 @@ def test_a_beginning_that_stands_twice(rows, toy_tokenizer):
 def test_an_end_other_than_the_tokenizers(rows, toy_tokenizer):
     other = Tokenizer.from_merges(toy_tokenizer.merges)
     for stated in ('"<|endoftext|>"', '{"content": "<|endoftext|>"}'):
-        other.kept = {"tokenizer_config.json": f'{{"eos_token": {stated}}}'}
+        other.foreign_files = {"tokenizer_config.json": f'{{"eos_token": {stated}}}'}
         found = names(data_checks.of_conversations(rows, other, {}))
         assert found == {"answers end with <|im_end|>, not with tokenizer_config.json's eos_token <|endoftext|>": (3, 3)}
     for content in ('{"eos_token": "<|im_end|>"}', '{"eos_token": null}', "[]", "no json", '{"eos_token": "none such"}'):
-        other.kept = {"tokenizer_config.json": content}
+        other.foreign_files = {"tokenizer_config.json": content}
         assert data_checks.of_conversations(rows, other, {}) == []
 
 
@@ -96,7 +96,7 @@ def test_prompts(rows, toy_tokenizer):
         "the same as one before": (1, 3),
     }  # fmt: skip
     other = Tokenizer.from_merges(toy_tokenizer.merges)
-    other.pad, other.kept = other.message_end, {"tokenizer_config.json": '{"eos_token": "<|endoftext|>"}'}
+    other.pad, other.foreign_files = other.message_end, {"tokenizer_config.json": '{"eos_token": "<|endoftext|>"}'}
     found = names(data_checks.of_prompts(prompts, other, {}))
     assert found == {
         "padding is the end of an answer, <|im_end|>": (3, 3),

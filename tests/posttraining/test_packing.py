@@ -13,7 +13,7 @@ from groundup.posttraining.dpo import objective, sequence_log_probability
 from groundup.posttraining.packing import weights_of
 from groundup.posttraining.reward import bradley_terry, from_policy
 from groundup.posttraining.sft import batches_of
-from groundup.training.epoch_order import parts_of
+from groundup.training.epoch_order import micro_batches
 from groundup.training.objectives import next_token
 
 CPU = torch.device("cpu")
@@ -77,7 +77,7 @@ def test_accumulated_fine_tuning_is_the_big_batch(model, rows, toy_tokenizer, se
 def pair_batches(rows, reference, pad, at_once):
     """Pairs of neighbours, in micro-batches."""
     pairs = [[rows[index], rows[index + 1]] for index in range(6)]
-    for part in parts_of(list(range(6)), at_once):
+    for part in micro_batches(list(range(6)), at_once):
         sides = [pairs[index][side] for side in (0, 1) for index in part]
         more = {"share": torch.tensor(len(part) / 6), "reference": torch.cat([reference[part], reference[part] + 1]) if
                 reference is not None else None, "margin": torch.arange(6.0)[part]}  # fmt: skip

@@ -366,8 +366,8 @@ def test_half_a_character_in_a_seed_or_a_refusal_is_replaced(monkeypatch, tmp_pa
 @pytest.mark.parametrize("found", [{}, {"choices": [{}]}, {"choices": [{"text": 3}]}, {"choices": "x"}])
 def test_an_answer_that_is_none_is_one_line(found, monkeypatch):
     client = ServedClient("http://127.0.0.1:9/v1#m", False)
-    monkeypatch.setattr(client, "asked", lambda *_: found)
+    monkeypatch.setattr(client, "request", lambda *_: found)
     with pytest.raises(UserError, match="an answer without text"):
         client(PromptRequest("a", 1, ()))
-    monkeypatch.setattr(client, "asked", lambda *_: {"choices": [{"text": "\ud800"}], "usage": {"prompt_tokens": "many"}})
+    monkeypatch.setattr(client, "request", lambda *_: {"choices": [{"text": "\ud800"}], "usage": {"prompt_tokens": "many"}})
     assert client(PromptRequest("a", 1, ())) == Completion("\ufffd", STOPPED)

@@ -56,12 +56,12 @@ def test_counts_beyond_32_bits():
 any_words = st.dictionaries(st.text("ab -", min_size=1, max_size=12).map(str.encode), st.integers(0, 1 << 40), max_size=12)
 
 
-@pytest.mark.parametrize(("many_places", "followed"), [(0, 1), (0, 16), (2, 3), (1 << 30, 1 << 60)])
+@pytest.mark.parametrize(("many_positions", "followed"), [(0, 1), (0, 16), (2, 3), (1 << 30, 1 << 60)])
 @settings(max_examples=60, deadline=None)
 @given(counts=any_words)
-def test_merging_at_once_and_place_by_place_are_the_same(many_places, followed, counts):
+def test_merging_at_once_and_one_by_one_are_the_same(many_positions, followed, counts):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bpe, "MANY_PLACES", many_places)
+        patch.setattr(bpe, "MANY_POSITIONS", many_positions)
         patch.setattr(bpe, "FOLLOWED", followed)
         assert train(counts, 256 + 4 + 25) == naive_train(counts, 25)
 

@@ -117,7 +117,7 @@ def test_sums_beyond_32_bits_are_exact_and_beyond_64_are_refused():
 def test_pruning_drops_the_rare_ones_together_and_says_so():
     counts = Counts.of({b"aaaa": 9, b"bbbb": 5, b"cccc": 5, b"dddd": 1})
     kept, loss = prune(counts, 10 * counting.BYTES_PER_CELL)  # room for two words of four bytes and their ends
-    assert kept.as_dict() == {b"aaaa": 9} and (loss.distinct, loss.occurrences, loss.of) == (3, 11, 20)
+    assert kept.as_dict() == {b"aaaa": 9} and (loss.distinct, loss.occurrences, loss.total) == (3, 11, 20)
     assert "3 rare or overlong pre-tokens left out, 55.000% of 20" in str(loss)
     kept, loss = prune(counts, 1 << 30)
     assert kept.as_dict() == counts.as_dict() and loss.occurrences == 0

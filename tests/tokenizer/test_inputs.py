@@ -102,7 +102,7 @@ def test_pipes_are_refused_and_not_waited_for(tmp_path, name):
 def test_a_run_without_a_corpus_is_no_folder_of_texts(tmp_path):
     (tmp_path / "pages").mkdir()
     (tmp_path / "pages" / "stage.json").write_text("{}")
-    with pytest.raises(UserError, match="a run without a corpus"):
+    with pytest.raises(UserError, match="a run without a finished corpus"):
         documents.find([tmp_path])
 
 

@@ -41,7 +41,7 @@ def test_one_text(tokenizer):
 def test_windows_cover_the_context_and_overlap(tokenizer, words, room, overlap):
     context = " ".join(["cuts"] * words)
     length = len(tokenizer.encode(QUESTION)) + 3 + room
-    read = tokenizer.encode_with_places(context)
+    read = tokenizer.encode_with_offsets(context)
     if room <= overlap and room < len(read):
         with pytest.raises(UserError, match="shorten the question or the overlap"):
             encode_pair(tokenizer, QUESTION, context, length, overlap)

@@ -85,7 +85,7 @@ def test_text_is_never_a_special_token(theirs, contents):
 
 
 def test_text_that_holds_every_stand_in_is_refused(theirs):
-    with pytest.raises(UserError, match="Unicode calls none"):
+    with pytest.raises(UserError, match="noncharacters"):
         render(theirs, [{"role": "user", "content": "".join(STAND_INS)}], add_generation_prompt=True)
 
 
@@ -169,15 +169,15 @@ def test_what_is_pythons_own_is_nothing_to_a_template(tmp_path):
 @pytest.mark.parametrize("program", ["", "{{ messages[5] }}", "version https://git-lfs.github.com/spec/v1\nsize 12\n"])
 def test_a_template_that_leaves_out_what_is_said_is_refused(tmp_path, program):
     tokenizer = Tokenizer.load(publish(tmp_path, program))
-    with pytest.raises(UserError, match="leaves out what the user says; get chat_template"):
+    with pytest.raises(UserError, match="leaves out the user's last message; get chat_template"):
         render(tokenizer, TALK[:1], add_generation_prompt=True)
 
 
 @pytest.mark.parametrize(
     ("program", "said"),
     [
-        (PLAIN.replace("<|im_end|>", ""), "ends an answer with no token that ends one"),
-        ("{{ messages | length }}" + PLAIN, "writes what is before an answer otherwise"),
+        (PLAIN.replace("<|im_end|>", ""), "ends an answer without an end token"),
+        ("{{ messages | length }}" + PLAIN, "changes the text before an answer"),
     ],
 )
 def test_answers_that_cannot_be_found_are_not_learned(tmp_path, program, said):
@@ -194,7 +194,7 @@ def test_where_the_template_stands(tmp_path):
     beside = Tokenizer.load(publish(tmp_path / "c", PLAIN, chat_template="{{ wrong }}"))
     assert render(inside, TALK) == render(by_name, TALK) == render(beside, TALK)
     none = Tokenizer.load(publish(tmp_path / "d", None))
-    assert none.template is None and none.kept and render(none, TALK)[0][0] == none.end_of_text
+    assert none.template is None and none.foreign_files and render(none, TALK)[0][0] == none.end_of_text
     for wrong in (3, [], [{"name": "a", "template": "b"}], {"default": PLAIN}, [{"name": "default", "template": 3}]):
         with pytest.raises(UserError, match=r"tokenizer_config\.json: .*chat.template"):
             Tokenizer.load(publish(tmp_path / "e", None, chat_template=wrong))
@@ -205,7 +205,7 @@ def test_a_folder_of_ours_is_ours(tmp_path):
     for chat in (False, True):
         own.save(tmp_path, model_max_length=64, chat=chat)
         found = Tokenizer.load(tmp_path)
-        assert found.kept == {} and found.template is None and found.is_that_of(own)
+        assert found.foreign_files == {} and found.template is None and found.is_that_of(own)
         assert answer_ends(found) == sorted([own.end_of_text, own.message_end])
 
 

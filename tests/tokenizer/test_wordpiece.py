@@ -120,7 +120,7 @@ def test_text_is_never_a_special_token():
 
 @given(st.text(st.one_of(st.sampled_from("hug pÉ́漢,\x00\u200bé"), st.characters()), max_size=40))
 def test_places_belong_to_the_ids(tokenizer, text):
-    placed = tokenizer.encode_with_places(text)
+    placed = tokenizer.encode_with_offsets(text)
     assert [number for number, _, _ in placed] == tokenizer.encode(text)
     assert all(start < end for _, start, end in placed)
     assert all(before[2] <= after[1] for before, after in pairwise(placed))
@@ -132,7 +132,7 @@ def test_places_belong_to_the_ids(tokenizer, text):
 
 def test_places_are_those_of_the_text_as_written(tokenizer):
     text = "  Élève, 漢字\thug"
-    assert [text[s:e] for n, s, e in tokenizer.encode_with_places(text) if n != tokenizer.unknown][-3:] == [
+    assert [text[s:e] for n, s, e in tokenizer.encode_with_offsets(text) if n != tokenizer.unknown][-3:] == [
         "漢", "字", "hug",
     ]  # fmt: skip
 

@@ -55,7 +55,7 @@ def test_longer_context(tokens, tmp_path, architecture):
     assert trained.config.rope_theta == pytest.approx(10_000 * 2 ** (64 / 62))
     assert results["context"] == {"before": 16, "after": 32} and results["steps"] == len(rows(tmp_path)) == 5
     assert results["held_out_loss"] > 0 and results["rope_base"]["after"] == trained.config.rope_theta
-    assert any("at 0.1 of the rates; RoPE base 10,000 -> 20,4" in line for line in said), said
+    assert any("at 0.1 of the learning rates; RoPE base 10,000 -> 20,4" in line for line in said), said
     assert any(line.startswith("learning rates: matrices 0.002 by Muon") for line in said)
     model_folder.save(tmp_path / "saved", trained, tokenizer(), chat=False)
     assert model_folder.load_decoder(tmp_path / "saved").config == trained.config

@@ -151,7 +151,7 @@ def test_with_metrics_that_are_lost_or_altered_training_begins_anew(toy_decoder,
     capsys.readouterr()
     resumed = Toy(toy_decoder, tmp_path / "cut")
     resumed.train()
-    assert "the metrics of its steps are others" in capsys.readouterr().err
+    assert "the metrics of its steps differ" in capsys.readouterr().err
     assert resumed.fetched[0] == 0
     assert resumed.weights() == whole.weights() and resumed.metrics() == whole.metrics()
 
@@ -329,7 +329,8 @@ def test_sigterm_saves_and_the_next_run_continues(toy_decoder, tmp_path, capsys,
         cut.train(checkpoint_multiple=multiple)
     assert ended.value.code == 143 and cut.fetched[-1] == 3
     [line] = [line for line in capsys.readouterr().err.splitlines() if "SIGTERM" in line]
-    assert line.strip() == f"toy: stopped by SIGTERM after step 4 of {STEPS}; the same command continues after step {continues}"
+    resume = f"run the same command again to resume after step {continues}"
+    assert line.strip() == f"toy: stopped by SIGTERM after step 4 of {STEPS}; {resume}"
     assert signal.getsignal(signal.SIGTERM) == before
     resumed = Toy(toy_decoder, tmp_path / "cut")
     resumed.train()
@@ -339,7 +340,7 @@ def test_sigterm_saves_and_the_next_run_continues(toy_decoder, tmp_path, capsys,
 def test_two_trainings_in_one_folder_are_refused(toy_decoder, tmp_path):
     def second(step):
         if step == 2:
-            with pytest.raises(UserError, match="another training is at work in this folder"):
+            with pytest.raises(UserError, match="another training is running in this folder"):
                 Toy(toy_decoder, tmp_path / "one").train()
             refused.append(step)
 

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from groundup.model import moe
-from groundup.training.objectives import BalancedNextToken, Z, next_token
+from groundup.training.objectives import Z_LOSS, BalancedNextToken, next_token
 
 
 def batch(mask=None):
@@ -60,7 +60,7 @@ def test_a_mixture_is_balanced_over_the_whole_batch(toy_decoder):
         totals = {name: sum(metrics[name] for _, metrics in found) for name in found[0][1]}
         assert totals == pytest.approx({"loss": plain.item(), **moe.metrics(routings, load)}, abs=1e-5)
         if len(edges) == 1:
-            assert found[0][0].item() == pytest.approx((plain + 0.1 * even + Z * small).item(), abs=1e-5)
+            assert found[0][0].item() == pytest.approx((plain + 0.1 * even + Z_LOSS * small).item(), abs=1e-5)
     with torch.no_grad():  # held-out text in between changes nothing
         assert objective(model, some)[0].item() == plain.item()
     assert objective.load == 0.0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from groundup.training.parallel import ALONE, Processes, local, whole
+from groundup.training.parallel import ALONE, Processes, full, local
 
 sys.path.insert(0, str(Path(__file__).parent))
 from toy_training import run, tokens
@@ -70,7 +70,7 @@ def test_alone_nothing_is_spread(toy_decoder):
     assert ALONE.spread(model, objective, torch.device("cpu")) is objective
     assert ALONE.sum([0.1, 2.0]) == [0.1, 2.0] and ALONE.rows(5) == slice(0, 5)
     tensor = torch.ones(3)
-    assert local(tensor) is tensor and whole(tensor) is tensor
+    assert local(tensor) is tensor and full(tensor) is tensor
     assert not Processes(shard=True).shard  # one process has nothing to share
 
 

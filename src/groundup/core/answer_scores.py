@@ -1,7 +1,7 @@
-"""How near an answer is to the right one, as SQuAD's official scorer has it (Rajpurkar et al. 2016).
+"""How close an answer is to the right one, as in SQuAD's official scorer (Rajpurkar et al. 2016).
 
-An answer is compared as a bag of words, after case, punctuation, articles and runs of white space are taken away: exact
-match asks whether two answers are then the same, F1 how many words they share.
+An answer is compared as a bag of words, after case, punctuation, articles and runs of white space are removed: exact
+match is whether two answers are then the same, F1 how many words they share.
 """
 
 import re
@@ -23,7 +23,7 @@ def exact_match(answer: str, right: str) -> float:
 
 
 def f1(answer: str, right: str) -> float:
-    """Harmonic mean of the shares of words in common: of the answer's, and of the right one's; 0 without one."""
+    """Harmonic mean of the shares of common words among the answer's words and among the right one's; 0 without any."""
     given, expected = normalised(answer).split(), normalised(right).split()
     common = sum((Counter(given) & Counter(expected)).values())
     return 2 * common / (len(given) + len(expected)) if common else 0.0

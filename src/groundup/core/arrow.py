@@ -1,7 +1,7 @@
 """Keeps pyarrow from importing pandas; import this module before the first array is made.
 
-To see whether a list is one of pandas' columns, pyarrow imports pandas where it is installed: 0.2 s and 42 MB a process.
-When it has not found it once, it asks again only where it needs it.
+To see whether a list is a pandas column, pyarrow imports pandas where it is installed: 0.2 s and 42 MB per process.
+Once that import has failed, it tries again only where it needs pandas.
 """
 
 import sys

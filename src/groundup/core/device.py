@@ -1,4 +1,4 @@
-"""The only place that knows processors: which device, which number format, how many threads, when compiling pays."""
+"""The only module that knows processors: which device, which number format, how many threads, when compiling pays."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ from groundup.core.machine import processor_name
 
 SWITCH = "GROUNDUP_KERNELS"
 
-# Compiling takes about 40 s on two cores and makes a step 1.4 times faster; from here on it earns that back.
+# Compiling takes about 40 s on two cores and makes a step 1.4 times faster; from this much work on it saves more than it takes.
 COMPILE_PAYS_FROM_FLOPS = 5e13
 
 
@@ -39,18 +39,18 @@ class Device:
 
 @cache
 def choose(threads: int = 0) -> Device:
-    """Pick the device and number format for this machine; `threads` = 0 takes one a core.
+    """Pick the device and number format for this machine; `threads` = 0 takes one per core.
 
-    The choice depends on the processor alone, never on a timing, so a run that is resumed computes the same numbers.
+    The choice depends on the processor alone, never on a timing, so a resumed run computes the same numbers.
     """
     threads = threads or cores()
     torch.set_num_threads(threads)
-    # Each step takes its memory anew: by pages of 2 MB where the kernel leaves the choice, a step is a tenth faster.
+    # Each step allocates its memory again: with pages of 2 MB, where the kernel offers them, a step is a tenth faster.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch reads it at its first large tensor
-    # Softmax gradients of unlikely tokens are denormal numbers, with which processors are many times slower.
+    # Softmax gradients of unlikely tokens are denormal numbers, which make processors many times slower.
     torch.set_flush_denormal(True)
-    # MKL looks up its vector functions at their first call. When two threads make that together, one now and then takes
-    # other code: the first cosines of one process in some hundred had other last bits. So one thread makes it.
+    # MKL looks up its vector functions at their first call. When two threads make that call together, one now and then gets
+    # other code: the first cosines of one process in some hundred had other last bits. So one thread makes it first.
     torch.cos(torch.zeros(1))
     if torch.cuda.is_available():
         bf16 = torch.cuda.is_bf16_supported()
@@ -59,7 +59,7 @@ def choose(threads: int = 0) -> Device:
             torch.bfloat16 if bf16 else torch.float32,
             threads,
             torch.cuda.get_device_name(),
-            ("cuda: a GPU is there", "bfloat16: the GPU has it" if bf16 else "float32: the GPU has no bfloat16"),
+            ("cuda: GPU found", "bfloat16: the GPU has it" if bf16 else "float32: the GPU has no bfloat16"),
         )
     if torch.backends.mps.is_available():
         return Device(
@@ -67,25 +67,28 @@ def choose(threads: int = 0) -> Device:
             torch.float32,
             threads,
             platform.processor() or "Apple",
-            ("mps: an Apple GPU is there", "float32: bfloat16 gains nothing there (nanochat, PR 793)"),
+            ("mps: Apple GPU found", "float32: bfloat16 gains nothing there (nanochat, PR 793)"),
         )
-    fast = has_bfloat16_vectors()
+    fast_bfloat16 = has_bfloat16_vectors()
     return Device(
         torch.device("cpu"),
-        torch.bfloat16 if fast else torch.float32,
+        torch.bfloat16 if fast_bfloat16 else torch.float32,
         threads,
         processor_name(),
         (
             f"cpu: no GPU found; {threads} threads on {cores()} cores",
             "bfloat16 products: AMX or AVX-512 makes them 3 to 8 times faster than float32"
-            if fast
+            if fast_bfloat16
             else "float32 products: this processor only emulates bfloat16",
         ),
     )
 
 
-def up_to() -> str | None:
-    """Up to where kernels may go, by the environment, for tests and comparisons. Raises UserError for a value that is none."""
+def kernel_limit() -> str | None:
+    """The highest instruction set that kernels may use, from the environment, for tests and comparisons; None: no limit.
+
+    Raises UserError for an unknown value.
+    """
     value = os.environ.get(SWITCH)
     if value not in (None, "", "avx512", "avx2", "none"):
         raise UserError(f"{SWITCH} is {value[:40]!r}; it must be avx512, avx2 or none")
@@ -93,8 +96,8 @@ def up_to() -> str | None:
 
 
 def has_bfloat16_vectors() -> bool:
-    """Whether the processor multiplies vectors of bfloat16 (AVX-512: AMD since 2022, Intel's servers since 2023), and may."""
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16")) and up_to() not in ("avx512", "avx2")
+    """Whether the processor multiplies bfloat16 vectors (AVX-512: AMD since 2022, Intel's servers since 2023), and may do so."""
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16")) and kernel_limit() not in ("avx512", "avx2")
 
 
 def has_tiles() -> bool:

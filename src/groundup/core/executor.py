@@ -1,8 +1,8 @@
-"""Where the work on shards is done: here, in processes, or as Ray tasks on a cluster; the code and the bytes are the same.
+"""Runs the work on shards: in this process and others, or as Ray tasks on a cluster; the code and the bytes are the same.
 
-Both are executors of the standard `concurrent.futures`; of the processes, this one is the first. A job is a function of
+Both are executors of the standard `concurrent.futures`; this process is the first of the workers. A job is a function of
 a module and its arguments, and its outcome depends on nothing else, so it does not matter where it runs, how many run at
-once, or whether it ran before: a worker that dies has its jobs done again. One shard is one job and one file, as with
+once, or whether it ran before: the jobs of a worker that dies are done again. One shard is one job and one file, as with
 datatrove's marker files, but the shards are cut by their content and not by the number of tasks, so a run may resume
 with another number of workers.
 """
@@ -25,13 +25,13 @@ from groundup.core import log
 from groundup.core.errors import UserError
 from groundup.core.garbage import collect_seldom
 
-ATTEMPTS = 3  # a job whose worker dies each time is what kills it: by its memory, most often
-AHEAD = 2  # jobs a helper that wait, so that none runs dry while a long one is done here
-HELD = 12  # jobs a helper in all, with those that are done and stand behind one that is not
+ATTEMPTS = 3  # a job whose worker dies each time kills it itself: by its memory, most often
+AHEAD = 2  # waiting jobs per helper, so that none is idle while this process does a long one
+HELD = 12  # jobs per helper in all, with finished ones that are behind an unfinished one
 
 
 class Pool:
-    """This process and its helpers, which are started when they are first needed; with Ray, the helpers alone."""
+    """This process and its helpers, which are started when they are first needed; with Ray, only the helpers."""
 
     def __init__(self, helpers: int, start: Callable[[], Executor | None], works_here: bool) -> None:
         self.helpers, self.start, self.works_here = helpers, start, works_here
@@ -40,16 +40,16 @@ class Pool:
     def spread(
         self, function: Callable, jobs: Iterable[tuple], sent: Callable[[tuple], tuple] | None = None, held: int = HELD
     ) -> Iterator[Any]:
-        """`function(*job)` of each job, in the order of the jobs; at most `held` jobs a helper are in memory at a time.
+        """`function(*job)` of each job, in the order of the jobs; at most `held` jobs per helper are in memory at a time.
 
-        A helper on this machine is given `sent(job)` in place of a job, each time that it is given it.
-        Raises what the function raises, and UserError when the helpers of a job died three times over.
+        A helper on this machine is given `sent(job)` in place of a job, again at each attempt.
+        Raises what the function raises, and UserError when the helpers of a job died three times.
         """
         if self.executor is None:
             yield from (function(*job) for job in jobs)
         elif self.works_here:
-            # A job waits for a thread to hand it over, so one that no helper has begun can be done here. Where that takes
-            # time there are two threads a helper: its next job is with it when it is done with one.
+            # A job waits for a thread to hand it over, so one that no helper has begun can be done here. Where `sent` takes
+            # time there are two threads per helper: its next job is there when it has finished one.
             threads = ThreadPoolExecutor(self.helpers * (2 if sent else 1))
             try:
                 yield from self._shared(function, jobs, sent or (lambda job: job), threads, held)
@@ -67,9 +67,9 @@ class Pool:
         self, function: Callable, jobs: Iterable[tuple], sent: Callable[[tuple], tuple], threads: Executor, held: int
     ) -> Iterator[Any]:
         def by_helper(job: tuple) -> Any:
-            given = sent(job)
+            sent_job = sent(job)
             with _interrupts_held():
-                outcome = self.executor.submit(function, *given)
+                outcome = self.executor.submit(function, *sent_job)
             return outcome.result()
 
         def hand_in(job: tuple) -> Future:
@@ -79,9 +79,9 @@ class Pool:
         following = iter(jobs)
         job = next(following, None)
         while job is not None:
-            after = next(following, None)
-            waiting.append((job, hand_in(job)) if after is not None else ((), _done_here(function, job)))
-            job = after
+            next_job = next(following, None)
+            waiting.append((job, hand_in(job)) if next_job is not None else ((), _done_here(function, job)))
+            job = next_job
             if sum(_waits(future) for _, future in waiting) > AHEAD * self.helpers:
                 _take_one(function, waiting)
             while waiting and (waiting[0][1].done() or len(waiting) > held * self.helpers):
@@ -99,9 +99,9 @@ class Pool:
             except BrokenExecutor:
                 self.executor.shutdown()
                 self.executor = self.start()
-                for place, (job, future) in enumerate(waiting):
+                for index, (job, future) in enumerate(waiting):
                     if not _waits(future) and isinstance(future.exception(), BrokenExecutor):
-                        waiting[place] = (job, hand_in(job))
+                        waiting[index] = (job, hand_in(job))
         raise UserError(f"a worker died {ATTEMPTS} times over the same work: take fewer workers, or free memory")
 
 
@@ -111,15 +111,15 @@ def _waits(future: Future) -> bool:
 
 def _take_one(function: Callable, waiting: deque[tuple[tuple, Future]]) -> bool:
     """Do the first job here that no helper has begun; False when there is none."""
-    for place, (job, future) in enumerate(waiting):
+    for index, (job, future) in enumerate(waiting):
         if _waits(future) and future.cancel():
-            waiting[place] = (), _done_here(function, job)
+            waiting[index] = (), _done_here(function, job)
             return True
     return False
 
 
 def _done_here(function: Callable, job: tuple) -> Future:
-    """As from a helper, so that of several errors the one of the first job is raised wherever they were met."""
+    """A future as from a helper, so that of several errors the first job's is raised, wherever they occurred."""
     future: Future = Future()
     try:
         future.set_result(function(*job))
@@ -137,7 +137,7 @@ def cores() -> int:
 def pool(workers: int, ray: str | None = None) -> Iterator[Pool]:
     """`workers` processes, this one among them, or as many Ray tasks on the cluster at address `ray`.
 
-    With Ray, 0 workers are as many as the cluster has cores; `ray="local"` starts one on this machine. Its nodes need
+    With Ray, 0 workers are as many as the cluster has cores; `ray="local"` starts a cluster on this machine. Its nodes need
     the same installed groundup and, at the same path, the folder that the run is in.
     """
     if ray is not None:
@@ -167,7 +167,7 @@ class _Helper(SpawnProcess):
 
 
 class _Afresh(SpawnContext):
-    """Forking a process that has threads, as PyTorch's, can lock up."""
+    """Spawns: forking a process that has threads, as PyTorch's, can deadlock."""
 
     Process = _Helper
 
@@ -175,18 +175,18 @@ class _Afresh(SpawnContext):
 def _processes(helpers: int) -> Executor | None:
     if helpers == 0:
         return None
-    return ProcessPoolExecutor(helpers, mp_context=_Afresh(), initializer=_begin, initargs=(log.shown(),))
+    return ProcessPoolExecutor(helpers, mp_context=_Afresh(), initializer=_start_worker, initargs=(log.terminal_level(),))
 
 
-def _begin(shown: int | None) -> None:
+def _start_worker(level: int | None) -> None:
     collect_seldom()
-    if shown is not None:
-        log.to_terminal(shown)
+    if level is not None:
+        log.to_terminal(level)
     _end_with_parent()
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for jobs for ever."""
+    """End with the parent: a worker whose parent was killed would wait for jobs for ever."""
 
     def watch() -> None:
         wait([parent_process().sentinel])
@@ -197,7 +197,7 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Workers start when jobs are handed in and inherit this: Ctrl-C is for the parent, which ends them."""
+    """Block SIGINT: workers start when jobs are handed in and inherit that. Ctrl-C is for the parent, which ends them."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success flush it to disk and rename it into place.
+    """Yield a temporary path next to `path`; on success flush it to disk and rename it to `path`.
 
-    Whoever reads `path`, now or after a crash, sees the old content or the new, never a part. Raises UserError where a
-    folder, a device, a pipe or a socket is there: renamed over, /dev/null would be a file from then on.
+    Whoever reads `path`, now or after a crash, sees the old content or the new, never a part. Raises UserError where `path` is a
+    folder, a device, a pipe or a socket: a rename would turn /dev/null into a file.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         raise UserError(f"{path}: a device, pipe or socket, which is never replaced; give a file to write")
@@ -47,8 +47,8 @@ def write_tensors(path: Path, tensors: dict[str, "Tensor"], metadata: dict[str, 
             save_file(tensors, temporary, metadata=metadata)
         except SafetensorError as error:
             # The library hides the system's error in its text: "I/O error: No space left on device (os error 28)".
-            if found := re.search(r"os error (\d+)", str(error)):
-                raise OSError(int(found[1]), str(error), str(path)) from None
+            if system_error := re.search(r"os error (\d+)", str(error)):
+                raise OSError(int(system_error[1]), str(error), str(path)) from None
             raise
         return digest(temporary)
 
@@ -60,29 +60,29 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False)  # piece by piece: the whole of a vocabulary is 20 MB more
+        json.dump(value, file, indent=2, ensure_ascii=False)  # in pieces: a vocabulary in one string takes 20 MB more
         file.write("\n")
 
 
 def read_json(path: Path) -> Any:
     """Raises UserError when the file is missing or is not JSON."""
     try:
-        if path.exists() and not path.is_file():  # a named pipe would wait for ever
+        if path.exists() and not path.is_file():  # reading a named pipe would wait for ever
             raise UserError(f"{path}: not a plain file")
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; get it from where the others came from") from None
-    except (ValueError, RecursionError) as error:  # JSON's, UTF-8's, and that of a number of thousands of digits
-        why = "nested too deep" if isinstance(error, RecursionError) else str(error)[:100]
-        raise UserError(f"{path}: not valid JSON ({why}); mend it, or get or make it again") from None
+    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, or of a number with thousands of digits
+        reason = "nested too deep" if isinstance(error, RecursionError) else str(error)[:100]
+        raise UserError(f"{path}: not valid JSON ({reason}); mend it, or get or make it again") from None
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """Raises UserError when the file is missing or is not one JSON object."""
-    found = read_json(path)
-    if not isinstance(found, dict):
+    value = read_json(path)
+    if not isinstance(value, dict):
         raise UserError(f"{path}: not a JSON object")
-    return found
+    return value
 
 
 def read_text(path: Path) -> str:
@@ -122,17 +122,17 @@ def digest(path: Path) -> str:
 
 
 def digest_of_all(path: Path) -> str:
-    """`digest` of a file; of a folder, that of the names and contents of all files in it, in order of their names.
+    """`digest` of a file; of a folder, that of the names and contents of all its files, in order of their names.
 
-    A file of a folder that nobody may read has no content: whoever reads the folder passes it over, or says so.
+    An unreadable file of a folder counts without its content: readers of the folder pass it over, or report it.
     """
     if not path.is_dir():
         return digest(path)
-    every = hashlib.blake2b(digest_size=16)
+    hasher = hashlib.blake2b(digest_size=16)
     for name in sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()):
         try:
             content = digest(path / name)
         except PermissionError:
             content = "may not be read"
-        every.update(f"{name}\0{content}\n".encode("utf-8", "surrogateescape"))
-    return every.hexdigest()
+        hasher.update(f"{name}\0{content}\n".encode("utf-8", "surrogateescape"))
+    return hasher.hexdigest()

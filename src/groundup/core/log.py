@@ -13,7 +13,7 @@ ROOT = logging.getLogger("groundup")
 
 
 class _Terminal(logging.Handler):
-    """Lines on stderr, without what could command a terminal: foreign names and addresses are in them."""
+    """Lines on stderr, without control characters: they hold foreign names and addresses."""
 
     def emit(self, record: logging.LogRecord) -> None:
         indent = getattr(record, "indent", "  ")
@@ -21,7 +21,7 @@ class _Terminal(logging.Handler):
 
 
 def to_terminal(level: int = logging.INFO) -> None:
-    """Show records from `level` on; without it a program that imports groundup sees warnings alone. Twice is once."""
+    """Show records from `level` on; without it a program that imports groundup sees only warnings. May be called again."""
     if not any(isinstance(handler, _Terminal) for handler in ROOT.handlers):
         ROOT.addHandler(_Terminal())
         ROOT.propagate = False
@@ -31,15 +31,15 @@ def to_terminal(level: int = logging.INFO) -> None:
             handler.setLevel(level)
 
 
-def shown() -> int | None:
-    """From which level on the terminal shows records; None where it shows none. Worker processes do as their parent."""
+def terminal_level() -> int | None:
+    """The level from which on the terminal shows records; None where it shows none. Worker processes take their parent's."""
     return next((handler.level for handler in ROOT.handlers if isinstance(handler, _Terminal)), None)
 
 
 @contextmanager
 def to_file(path: Path) -> Iterator[None]:
-    """Within it, every record is a line at the end of `path` too, with its time. Raises UserError where that is no plain file."""
-    if path.exists() and not path.is_file():  # a pipe would be waited for
+    """Within it, every record is appended to `path` too, with its time. Raises UserError where that is no plain file."""
+    if path.exists() and not path.is_file():  # opening a pipe would wait
         raise UserError(f"{path}: not a plain file; move it away")
     handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

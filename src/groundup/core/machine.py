@@ -1,4 +1,4 @@
-"""The machine's name, for whoever reads a figure that depends on it."""
+"""The machine's processor, cores, memory and system, to be shown with figures that depend on them."""
 
 import os
 import platform

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 TIMEOUT = 600.0  # seconds of one request
 ATTEMPTS, FIRST_WAIT, LONGEST_WAIT = 6, 1.0, 60.0  # seconds, doubled at each attempt: half a minute in all
 LARGEST = 1 << 28  # bytes of an answer
-TOO_MUCH = (400, 413, 422)  # of a request that is refused for what it holds, such as too many tokens
+TOO_MUCH = (400, 413, 422)  # status codes of a request that is refused for its content, such as too many tokens
 
 
 class RequestRefused(Exception):
@@ -29,7 +29,7 @@ class RequestRefused(Exception):
 
 class OpenAIAddress:
     def __init__(self, name: str) -> None:
-        """Of `ADDRESS#MODEL`; without a model, the one that the server has. Raises UserError where it does not answer."""
+        """`name` is `ADDRESS#MODEL`; without a model, the server's only one. Raises UserError where it does not answer."""
         self.name = name
         self.address, _, self.model = name.partition("#")
         self.address = self.address.rstrip("/")
@@ -39,16 +39,16 @@ class OpenAIAddress:
             raise UserError(f"{self.address[:200]}: not an address ({str(error)[:80]})") from None
         self._open = urllib.request.build_opener(_NoRedirects).open
         if not self.model:
-            entries = self.asked("/models", None).get("data")
-            names = [str(one.get("id")) for one in entries if isinstance(one, dict)] if isinstance(entries, list) else []
+            entries = self.request("/models", None).get("data")
+            names = [str(entry.get("id")) for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
             if len(names) != 1:
                 raise UserError(f"{self.address}: models there: {', '.join(names) or 'none'}; give ADDRESS#MODEL"[:300])
             self.model = names[0]
 
-    def asked(self, path: str, content: dict[str, Any] | None) -> dict[str, Any]:
-        """The server's answer. What passes, such as too many requests, is tried again, with longer and longer waits.
+    def request(self, path: str, content: dict[str, Any] | None) -> dict[str, Any]:
+        """The server's answer. Passing errors, such as too many requests, are tried again, with longer and longer waits.
 
-        Raises RequestRefused for a request that is refused for what it holds, UserError where there is no answer to read.
+        Raises RequestRefused for a request that is refused for its content, UserError where there is no answer to read.
         """
         headers = {"Content-Type": "application/json"}
         if key := os.environ.get("OPENAI_API_KEY"):
@@ -56,53 +56,55 @@ class OpenAIAddress:
         body = None if content is None else json.dumps(content).encode()
         wait = FIRST_WAIT
         for attempt in range(ATTEMPTS):
-            asked = None
+            retry_after = None
             try:
                 request = urllib.request.Request(self.address + path, body, headers)
                 with self._open(request, timeout=TIMEOUT) as response:
                     return self._read(response.read(LARGEST + 1))
             except urllib.error.HTTPError as error:
-                said = f"{error.code} {_message(error)}"
+                reason = f"{error.code} {_message(error)}"
                 if error.code in TOO_MUCH:
-                    raise RequestRefused(said) from None
+                    raise RequestRefused(reason) from None
                 if error.code not in (408, 409, 429) and error.code < 500:
-                    raise UserError(f"{self.address}{path}: the server answers {said}"[:300]) from None
-                asked = error.headers.get("Retry-After")
+                    raise UserError(f"{self.address}{path}: the server answers {reason}"[:300]) from None
+                retry_after = error.headers.get("Retry-After")
             except (OSError, http.client.HTTPException) as error:  # URLError and time-outs among them
-                said = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
+                reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
             except ValueError as error:
                 raise UserError(f"{self.address}: not an address ({str(error)[:80]})") from None
             if attempt < ATTEMPTS - 1:
-                pause = min(LONGEST_WAIT, float(asked) if asked and asked.isascii() and asked.isdigit() else wait)
-                logger.warning("%s%s: %s; tried again in %.0f s", self.address, path, said[:150], pause)
+                pause = min(
+                    LONGEST_WAIT, float(retry_after) if retry_after and retry_after.isascii() and retry_after.isdigit() else wait
+                )
+                logger.warning("%s%s: %s; tried again in %.0f s", self.address, path, reason[:150], pause)
                 time.sleep(pause)
                 wait *= 2
-        where = f"{self.address}{path}: no answer in {ATTEMPTS} attempts: {said[:100]}"
-        raise UserError(f"{where}; is it the right address, and does the server run?")
+        failure = f"{self.address}{path}: no answer in {ATTEMPTS} attempts: {reason[:100]}"
+        raise UserError(f"{failure}; is it the right address, and does the server run?")
 
     def _read(self, content: bytes) -> dict[str, Any]:
         try:
-            found = json.loads(content) if len(content) <= LARGEST else None
+            answer = json.loads(content) if len(content) <= LARGEST else None
         except (ValueError, RecursionError):
-            found = None
-        if not isinstance(found, dict):
+            answer = None
+        if not isinstance(answer, dict):
             raise UserError(f"{self.address}: the answer is no JSON object; is it an OpenAI-compatible server?")
-        return found
+        return answer
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A key is for the address that was given."""
+    """The key is sent to the given address only."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
 
 
 def _message(error: urllib.error.HTTPError) -> str:
-    """Of an error's body what it says, in short."""
+    """The message in the body of an error, shortened."""
     try:
-        found = json.loads(error.read(1 << 16))
-        found = found.get("error", found)
-        text = str(found.get("message", found) if isinstance(found, dict) else found)
+        body = json.loads(error.read(1 << 16))
+        body = body.get("error", body)
+        text = str(body.get("message", body) if isinstance(body, dict) else body)
     except (ValueError, OSError, AttributeError, RecursionError, http.client.HTTPException):
         text = error.reason
     return " ".join(str(text).split())[:120]

@@ -1,4 +1,4 @@
-"""Paths that somebody else named, and opening them: only plain ones, so that a pipe or a device is never waited for."""
+"""Opening paths that a user named: only plain files, so that no pipe or device is waited for."""
 
 import os
 import stat
@@ -7,24 +7,24 @@ from typing import BinaryIO
 
 from groundup.core.errors import UserError
 
-POINTER = b"version https://git-lfs.github.com/spec/"  # what a clone without Git LFS has in place of a file
+POINTER = b"version https://git-lfs.github.com/spec/"  # how a file begins in a clone without Git LFS
 
 
 def open_plain(path: Path) -> BinaryIO:
     """Open a plain file to read its bytes.
 
-    Raises UserError, in one line, for what is missing, a folder, a pipe, socket or device, or may not be read.
+    Raises UserError, in one line, for a path that is missing, unreadable, a folder, pipe, socket or device.
     """
     try:
         _require_plain(path, path.stat().st_mode)
-        # Should a pipe have taken its place since, opening it without waiting is told by the second look.
+        # A pipe may have replaced the file since: O_NONBLOCK opens it without waiting, and the second check below refuses it.
         file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:  # a NUL in the name
-        raise UserError(f"{path}: no name of a file ({error})") from None
+        raise UserError(f"{path}: not a file name ({error})") from None
     try:
         _require_plain(path, os.fstat(file.fileno()).st_mode)
     except BaseException:
@@ -34,7 +34,7 @@ def open_plain(path: Path) -> BinaryIO:
 
 
 def expanded(path: str | Path) -> Path:
-    """With the home folder for a `~` at its beginning. Raises UserError where there is no such user, and for no path."""
+    """The path with its `~` expanded. Raises UserError where there is no such user, and for what is no path."""
     try:
         return Path(path).expanduser()
     except TypeError:
@@ -44,7 +44,7 @@ def expanded(path: str | Path) -> Path:
 
 
 def seen_from(path: Path) -> str:
-    """For a message on a path that is not there: where it was looked for, which a relative one does not say by itself."""
+    """For the message on a missing path: the folder that a relative path was looked up in; empty for an absolute one."""
     return "" if path.is_absolute() else f" in {Path.cwd()}"
 
 

@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar with rate and time left on a terminal, a plain line now and then elsewhere."""
+"""Progress on stderr: on a terminal a bar with rate and remaining time, elsewhere a plain line now and then."""
 
 import logging
 import sys
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 
 LINE_EVERY_SECONDS = 10.0
 SILENT_UNTIL_SECONDS = 2.0
-# The rate is that of the last minute, of the last ten counts where a minute holds fewer: what was slow long ago is no
-# part of the time left.
+# The rate is that of the last minute, or of the last ten counts where a minute holds fewer: slow counts of long ago do not
+# affect the remaining time.
 RATE_SECONDS, RATE_COUNTS = 60.0, 10
-LABEL = 40  # characters of it beside a bar
+LABEL = 40  # characters of a label before a bar
 
 
 def duration(seconds: float) -> str:
     """75 -> '1m15s'."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    total_seconds = round(seconds)
+    if total_seconds < 60:
+        return f"{total_seconds}s"
+    if total_seconds < 3600:
+        return f"{total_seconds // 60}m{total_seconds % 60:02d}s"
+    return f"{total_seconds // 3600}h{total_seconds % 3600 // 60:02d}m"
 
 
 class Progress:
@@ -36,7 +36,7 @@ class Progress:
     with Progress("base", total=1200, unit="steps") as progress:
         progress.advance(1, note="loss 2.31")
 
-    first: what the first count does besides, such as "compiled"; its time is told alone and is no part of the rate.
+    first: what the first count does besides, such as "compiled"; its time is printed apart and does not count for the rate.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class Progress:
         self.done = done
         self.note = ""
         self.start = self.shown = time.monotonic()
-        self.begun = (self.start, done)  # when the rate's time begins, and what was done by then
+        self.begun = (self.start, done)  # time and count at which the overall rate begins
         self.recent = deque([self.begun])
-        self.silent = (log.shown() or 0) > logging.INFO
+        self.silent = (log.terminal_level() or 0) > logging.INFO
         self.bar = _bar() if sys.stderr.isatty() and not self.silent else None
 
     def __enter__(self) -> "Progress":
@@ -77,7 +77,7 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Counts per second lately; 0 where nothing was counted that can be timed."""
+        """Recent counts per second; 0 before anything was counted."""
         return self._rate(self.recent[-1][0], *self.recent[0])
 
     def _rate(self, now: float, since: float, done: float) -> float:
@@ -86,27 +86,27 @@ class Progress:
     def _count(self, now: float) -> None:
         if self.first is not None:
             if self.first and now - self.start >= SILENT_UNTIL_SECONDS:
-                self._say(f"{self.label}: {self.first} in {duration(now - self.start)}")
+                self._print(f"{self.label}: {self.first} in {duration(now - self.start)}")
             self.first, self.begun = None, (now, self.done)
             self.recent = deque([self.begun])
             return
-        # Of many counts in a moment the last stands for all.
+        # Of many counts within a moment only the last is kept.
         if len(self.recent) > 1 and now - self.recent[-2][0] < RATE_SECONDS / 100:
             self.recent.pop()
         self.recent.append((now, self.done))
         while len(self.recent) > RATE_COUNTS + 1 and now - self.recent[1][0] >= RATE_SECONDS:
             self.recent.popleft()
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         if self.bar:
             self.bar.console.print(printable(line), markup=False, highlight=False)
         else:
             print(printable(line), file=sys.stderr, flush=True)
 
     def _draw(self, bar: "Bar") -> None:
-        """One bar, on the screen from the first time on; without a total it only says that something is going on."""
+        """One bar, shown from the first call on; without a total it only pulses."""
         label = self.label if len(self.label) <= LABEL else f"{self.label[: LABEL - 3]}..."
-        fields = {"label": printable(label), "rest": printable(self._rest(self.rate))}
+        fields = {"label": printable(label), "figures": printable(self._figures(self.rate))}
         total = self.total or None
         if not bar.tasks:
             bar.add_task("", total=total, completed=self.done, **fields)
@@ -114,9 +114,9 @@ class Progress:
         bar.start()
 
     def _line(self, rate: float) -> str:
-        return f"{self.label}: {self._rest(rate)}"
+        return f"{self.label}: {self._figures(rate)}"
 
-    def _rest(self, rate: float) -> str:
+    def _figures(self, rate: float) -> str:
         count = f"{self.done:,.0f}/{self.total:,.0f}" if self.total else f"{self.done:,.0f}"
         parts = [f"{count} {self.unit}"]
         if rate > 0:
@@ -127,12 +127,12 @@ class Progress:
 
 
 def _bar() -> "Bar":
-    """Label, bar and figures on one line of stderr, gone when it ends. Labels and notes are text: `[/b]` is no markup."""
+    """Label, bar and figures on one line of stderr, erased at the end. Labels and notes are text: `[/b]` is no markup."""
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bar
 
     columns = (TextColumn("{task.fields[label]}", markup=False), BarColumn(bar_width=24),
-               TextColumn("{task.fields[rest]}", markup=False))  # fmt: skip
-    # What goes to a file through stdout must not end on the terminal.
+               TextColumn("{task.fields[figures]}", markup=False))  # fmt: skip
+    # Output that stdout sends to a file must not appear on the terminal.
     return Bar(*columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty())

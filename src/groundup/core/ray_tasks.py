@@ -1,6 +1,6 @@
 """Ray as an executor of `concurrent.futures`: a job is a task, and a task whose worker or node dies is run again.
 
-As datatrove and DCLM use it: tasks of Ray's core, one a shard, and nothing of Ray Data. On one machine everything
+As datatrove and DCLM use it: tasks of Ray's core, one per shard, and nothing of Ray Data. On one machine everything
 listens on loopback only, and no usage statistics are sent.
 """
 
@@ -20,7 +20,7 @@ QUIET = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-# Its name notwithstanding, this has Ray take 127.0.0.1 for the address of this machine on Linux too.
+# Despite its name, this makes Ray use 127.0.0.1 as the address of this machine on Linux too.
 ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
@@ -38,15 +38,15 @@ class RayExecutor(Executor):
             self.tasks[function] = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(function)
         outcome: Future = Future()
 
-        def settle(done: Future) -> None:
-            error = done.exception()
+        def settle(task: Future) -> None:
+            error = task.exception()
             if error is None:
-                outcome.set_result(done.result())
+                outcome.set_result(task.result())
             elif isinstance(error, ray.exceptions.RayTaskError):
                 outcome.set_exception(error.cause)  # what the function raised, without Ray's words around it
             elif isinstance(error, ray.exceptions.RayError):
-                why = str(error).strip().split("\n")[0]
-                outcome.set_exception(UserError(f"Ray gave up after {ATTEMPTS} attempts: {why}"))
+                reason = str(error).strip().split("\n")[0]
+                outcome.set_exception(UserError(f"Ray gave up after {ATTEMPTS} attempts: {reason}"))
             else:
                 outcome.set_exception(error)
 
@@ -56,23 +56,23 @@ class RayExecutor(Executor):
 
 @contextmanager
 def connected(address: str, workers: int) -> Iterator[RayExecutor]:
-    """Connect to the cluster at `address`, `local` to start one here; `workers` tasks at once, 0 for one a core.
+    """Connect to the cluster at `address`, or start one for `local`; `workers` tasks at once, 0 for one per core.
 
     Raises UserError when ray is not installed, or no cluster answers.
     """
-    here = address == "local"
-    for name, value in (QUIET | ON_LOOPBACK if here or address.startswith(LOOPBACK) else QUIET).items():
+    starts_cluster = address == "local"
+    for name, value in (QUIET | ON_LOOPBACK if starts_cluster or address.startswith(LOOPBACK) else QUIET).items():
         os.environ.setdefault(name, value)
     try:
         import ray
     except ImportError:
         raise UserError("ray is not installed; pip install 'groundup[ray]'") from None
-    options = {"num_cpus": workers or None, "include_dashboard": False} if here else {}
+    options = {"num_cpus": workers or None, "include_dashboard": False} if starts_cluster else {}
     try:
         ray.init(address=address, log_to_driver=False, configure_logging=False, **options)
-    except Exception as error:  # Ray raises plain ones too, as where a node is not up in time
-        why = " ".join(str(error).split())[:200]
-        raise UserError(f"ray at {address}: no cluster answers ({why}); `ray start` with head begins one") from None
+    except Exception as error:  # Ray raises plain exceptions too, such as when a node is not up in time
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"ray at {address}: no cluster answers ({reason}); `ray start` with head begins one") from None
     try:
         yield RayExecutor(workers or int(ray.cluster_resources().get("CPU", 1)))
     finally:

@@ -1,7 +1,7 @@
-"""What lies on disk is checked before it is believed: work that a kill left, and stages that are finished.
+"""Files are verified before they are used: work that a kill left, and finished stages.
 
-A seal is a digest: inside a JSON object under `seal`, beside any other file as `<name>.seal`. It shows damage, a flipped
-bit or a cut, and what was changed by hand; it is no signature.
+A seal is a digest: inside a JSON object under `seal`, next to any other file as `<name>.seal`. It shows damage (a flipped
+bit, a cut) and changes by hand; it is no signature.
 """
 
 import fnmatch
@@ -30,39 +30,39 @@ def write_sealed(path: Path, value: dict[str, Any]) -> dict[str, Any]:
     return sealed
 
 
-def read_sealed(path: Path, said: bool = True) -> dict[str, Any] | None:
-    """The object without its seal; None where the file is missing or was damaged, which is `said`."""
+def read_sealed(path: Path, log_damage: bool = True) -> dict[str, Any] | None:
+    """The object without its seal; None where the file is missing or damaged. Damage is logged if `log_damage`."""
     if not path.exists():
         return None
     try:
-        found = read_json(path)
+        value = read_json(path)
     except (UserError, OSError):
-        found = None
-    if not isinstance(found, dict) or found.pop(SEAL, None) != _seal_of(found):
-        if said:
-            _say_damaged(path)
+        value = None
+    if not isinstance(value, dict) or value.pop(SEAL, None) != _seal_of(value):
+        if log_damage:
+            _log_damaged(path)
         return None
-    return found
+    return value
 
 
 def seal(path: Path) -> None:
-    """Write the digest of a whole file beside it."""
-    write_text(_beside(path), digest(path) + "\n")
+    """Write the digest of a file next to it."""
+    write_text(_seal_path(path), digest(path) + "\n")
 
 
 def is_sealed(path: Path) -> bool:
-    """Whether the file is there, whole, as it was sealed; damage is said."""
-    beside = _beside(path)
-    if not (path.is_file() and beside.is_file()):
+    """Whether the file exists as it was sealed; damage is logged."""
+    seal_path = _seal_path(path)
+    if not (path.is_file() and seal_path.is_file()):
         return False
-    if digest(path).encode() + b"\n" == beside.read_bytes():
+    if digest(path).encode() + b"\n" == seal_path.read_bytes():
         return True
-    _say_damaged(path)
+    _log_damaged(path)
     return False
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What a finished stage says of itself. Raises UserError when that was altered or damaged."""
+    """The manifest of a finished stage. Raises UserError when it was altered or damaged."""
     path = folder / MANIFEST
     try:
         manifest = read_json(path)
@@ -77,7 +77,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def verify(folder: Path, pattern: str = "*") -> None:
-    """Compare the files of a finished stage whose names match with their digests; a folder of anybody's passes.
+    """Compare the files of a finished stage whose names match `pattern` with their digests; a folder that is no stage passes.
 
     Raises UserError, naming the file, when one is missing or was altered.
     """
@@ -94,24 +94,24 @@ def verify(folder: Path, pattern: str = "*") -> None:
 
 
 def checked(path: Path) -> Path:
-    """The file itself, which is as it was made if a finished stage made it. Raises UserError as `verify` does."""
+    """The path itself, verified if a finished stage made the file. Raises UserError as `verify` does."""
     verify(path.parent, glob.escape(path.name))
     return path
 
 
 def open_stage(run: Path, name: str) -> Path:
-    """The folder of a finished stage, every file of it checked. Raises UserError when it is not there, or was altered."""
+    """The folder of a finished stage, with every file verified. Raises UserError when it is missing or was altered."""
     if not (run / name / MANIFEST).is_file():
         raise UserError(f"{run}: no finished stage {name!r} there; `groundup run` makes it in this folder")
     verify(run / name)
     return run / name
 
 
-def _say_damaged(path: Path) -> None:
+def _log_damaged(path: Path) -> None:
     logger.warning(f"{path} is damaged: made again")
 
 
-def _beside(path: Path) -> Path:
+def _seal_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.{SEAL}")
 
 

@@ -1,4 +1,4 @@
-"""Intervals: no figure without the doubt that belongs to it.
+"""Intervals: no figure without its uncertainty.
 
 Every interval is two-sided at 95 %, and treats its values as independent draws.
 """
@@ -42,28 +42,27 @@ def bootstrap(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval (Efron 1979) of a statistic of values [n, ...] resampled with replacement.
 
-    `statistic` is called as `statistic(resampled, axis=1)` on [some draws, n, ...] and gives a number a draw. Raises
-    ValueError without values.
+    `statistic` is called as `statistic(resampled, axis=1)` on [draws, n, ...], some draws at once, and gives a number per draw.
+    Raises ValueError without values.
     """
     array = np.asarray(values, dtype=np.float64)
     if not len(array):
         raise ValueError("bootstrap needs at least one value")
     generator = np.random.default_rng(seed)
-    at_once = max(1, _RESAMPLED_VALUES // array.size)
-    found = [
-        statistic(array[generator.integers(len(array), size=(min(at_once, draws - start), len(array)))], axis=1)
-        for start in range(0, draws, at_once)
+    draws_at_once = max(1, _RESAMPLED_VALUES // array.size)
+    estimates = [
+        statistic(array[generator.integers(len(array), size=(min(draws_at_once, draws - start), len(array)))], axis=1)
+        for start in range(0, draws, draws_at_once)
     ]
-    low, high = np.percentile(np.concatenate(found), [2.5, 97.5])
+    low, high = np.percentile(np.concatenate(estimates), [2.5, 97.5])
     return float(low), float(high)
 
 
 def difference(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> dict[str, float]:
-    """Of two measures of the same things, the mean of ours less theirs: {"difference", "low", "high", "n"}.
+    """Of two measures of the same items, the mean of ours less theirs: {"difference", "low", "high", "n"}.
 
-    The bootstrap draws pairs, so what both find hard or easy alike takes no part in the doubt. Nothing is known, which is
-    an interval without ends, where there is no pair, nor of the doubt where there is but one. Raises ValueError for
-    sequences of two lengths.
+    The bootstrap draws pairs, so items that are hard or easy for both alike add nothing to the interval. Without pairs the
+    difference is NaN; with fewer than two the interval is infinite. Raises ValueError for sequences of different lengths.
     """
     if len(ours) != len(theirs):
         raise ValueError(f"difference takes pairs, not {len(ours)} and {len(theirs)} values")
@@ -77,8 +76,8 @@ def difference(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) ->
 def win_rate(outcomes: Sequence[float]) -> dict[str, float]:
     """Of paired comparisons, 1 for a win, 0.5 for a tie and 0 for a loss: {"win_rate", "low", "high", "n", "ties"}.
 
-    A tie counts half a win. The interval is Wilson's over the decided pairs, as in a sign test, put to scale: with a
-    share d of pairs decided, and p of those won, the rate is 1/2 + d (p - 1/2).
+    A tie counts half a win. The interval is Wilson's over the decided pairs, as in a sign test, rescaled: with a
+    share d of pairs decided, and p of those won, the win rate is 1/2 + d (p - 1/2).
     """
     if any(outcome not in (0, 0.5, 1) for outcome in outcomes):
         raise ValueError("win_rate takes outcomes of 0 (loss), 0.5 (tie) and 1 (win)")
@@ -90,7 +89,7 @@ def win_rate(outcomes: Sequence[float]) -> dict[str, float]:
 
 
 def students_tail(t: float, freedom: int) -> float:
-    """Probability that Student's t with so many degrees of freedom is at least `t`, small tails too (1e-300).
+    """Probability that Student's t with `freedom` degrees of freedom is at least `t`, accurate for small tails too (1e-300).
 
     Half of the regularised incomplete beta function of freedom / (freedom + t^2), by its continued fraction (Lentz 1976).
     Raises ValueError for no degree of freedom.
@@ -112,7 +111,7 @@ def students_tail(t: float, freedom: int) -> float:
 
 @cache
 def students_z95(freedom: int) -> float:
-    """Deviations of Student's t around its mean that hold 95 %: 12.71 with one degree of freedom, with many the normal's 1.96."""
+    """Deviations of Student's t around its mean that hold 95 %: 12.71 with one degree of freedom, the normal's 1.96 with many."""
     low, high = 1.9, 13.0
     for _ in range(50):
         middle = (low + high) / 2

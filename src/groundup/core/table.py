@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 from groundup.core.text import printable
 
-WIDTH = 120  # at most: beyond, a terminal would break the lines
+WIDTH = 120  # at most: a terminal would wrap longer lines
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = ()) -> str:
-    """A row a line, columns of numbers to the right; the first and those in `left` hold words. Cells are text, no markup."""
+    """One line per row, columns right-aligned but for the first and those in `left`. Cells are text, no markup."""
     from rich import box
     from rich.console import Console
     from rich.table import Table

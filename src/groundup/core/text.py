@@ -1,47 +1,47 @@
-"""Text as UTF-8 can hold it, and on its way out, to a terminal or a log."""
+"""Text that UTF-8 can hold, and text for a terminal, a log or a message."""
 
 import re
 from typing import Any
 
-MESSAGE_CHARACTERS = 300  # longest message; more is not read, and hides what to do
+MESSAGE_CHARACTERS = 300  # longest message; nobody reads more, and it hides what to do
 
 # C0 and C1 controls (ESC, CSI), line separators, marks that turn the order of text around, halves of surrogate pairs.
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )
-# What harms no terminal, but cannot be seen: soft hyphen, zero-width space, a vowel separator, noncharacters.
+# Harmless to a terminal, but invisible: soft hyphen, zero-width space, a vowel separator, noncharacters.
 _UNSEEN = re.compile("[\xad\u180e\u200b\ufffe\uffff]")
 
 
 def printable(text: str) -> str:
-    """`text` with every character that could command a terminal, or could not be encoded, as its escape: `\\x1b`.
+    """`text` with every character that could control a terminal, or could not be encoded, as its escape: `\\x1b`.
 
     Line ends and tabs stay. The escapes are Python's, four or eight hexadecimal digits beyond U+00FF.
     """
-    return _UNPRINTABLE.sub(lambda found: _escape(ord(found[0])), text)
+    return _UNPRINTABLE.sub(lambda match: _escape(ord(match[0])), text)
 
 
 def visible(value: Any) -> Any:
-    """Text, or data with texts in it, as `printable` and with what else cannot be seen as its escape: for pages."""
+    """Text, or data with texts in it, as `printable` and with other invisible characters escaped too: for pages."""
     if isinstance(value, str):
-        return _UNSEEN.sub(lambda found: _escape(ord(found[0])), printable(value))
+        return _UNSEEN.sub(lambda match: _escape(ord(match[0])), printable(value))
     if isinstance(value, dict):
-        return {visible(key): visible(one) for key, one in value.items()}
-    return [visible(one) for one in value] if isinstance(value, list) else value
+        return {visible(key): visible(item) for key, item in value.items()}
+    return [visible(item) for item in value] if isinstance(value, list) else value
 
 
 def message(text: str) -> str:
-    """One printable line of at most 300 characters: of a longer one the middle is left out, so what to do stays."""
+    """One printable line of at most 300 characters: a longer one loses its middle, so the end, what to do, stays."""
     line = printable(" ".join(text.split()))
     if len(line) <= MESSAGE_CHARACTERS:
         return line
-    kept = MESSAGE_CHARACTERS - len(" ... ")
-    return f"{line[: kept // 2]} ... {line[-(kept - kept // 2) :]}"
+    budget = MESSAGE_CHARACTERS - len(" ... ")
+    return f"{line[: budget // 2]} ... {line[-(budget - budget // 2) :]}"
 
 
 def json_printable(line: str) -> str:
-    """A line of JSON, every unprintable character as JSON's own escape; it reads back as the same value."""
-    return _UNPRINTABLE.sub(lambda found: _json_escape(ord(found[0])), line)
+    """A line of JSON with every unprintable character as JSON's own escape; it parses to the same value."""
+    return _UNPRINTABLE.sub(lambda match: _json_escape(ord(match[0])), line)
 
 
 def _escape(code: int) -> str:

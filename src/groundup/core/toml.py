@@ -4,24 +4,24 @@ import json
 from typing import Any
 
 
-def dumps(value: dict[str, Any]) -> str:
+def dumps(table: dict[str, Any]) -> str:
     """A table of tables, lists, texts, numbers and truth values as TOML that reads back the same; None is left out."""
     lines: list[str] = []
-    _table(value, "", lines)
+    _table(table, "", lines)
     return "\n".join(lines).strip() + "\n"
 
 
 def _table(value: dict[str, Any], name: str, lines: list[str]) -> None:
     tables: list[tuple[str, Any]] = []
-    for key, one in value.items():
-        if isinstance(one, dict) or (isinstance(one, list) and one and all(isinstance(part, dict) for part in one)):
-            tables.append((f"{name}.{_key(key)}" if name else _key(key), one))  # these come last, or would hold the rest
-        elif one is not None:
-            lines.append(f"{_key(key)} = {_value(one)}")
-    for path, one in tables:
-        for part in [one] if isinstance(one, dict) else one:
-            lines += ["", f"[{path}]" if isinstance(one, dict) else f"[[{path}]]"]
-            _table(part, path, lines)
+    for key, item in value.items():
+        if isinstance(item, dict) or (isinstance(item, list) and item and all(isinstance(element, dict) for element in item)):
+            tables.append((f"{name}.{_key(key)}" if name else _key(key), item))  # these come last, or would hold the rest
+        elif item is not None:
+            lines.append(f"{_key(key)} = {_value(item)}")
+    for path, item in tables:
+        for element in [item] if isinstance(item, dict) else item:
+            lines += ["", f"[{path}]" if isinstance(item, dict) else f"[[{path}]]"]
+            _table(element, path, lines)
 
 
 def _key(key: str) -> str:

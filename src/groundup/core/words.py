@@ -1,14 +1,14 @@
 """The words of a text, split once and shared: by the rules, near-duplicate search, contamination and every classifier.
 
-Words stand between white space where a script has it. Han, kana and the scripts of South-East Asia and Tibet have none:
-Unicode's word boundaries (UAX 29) leave those to dictionaries, one a language. Here each character is a unit of its own
-with its marks and the punctuation behind it, as in BERT's basic tokenization of Chinese: no dictionary, the same cut
-whatever stands around, so a copy is found where only its surroundings differ. Thresholds stay in words: `Words.count`
+Words are separated by white space where a script has it. Han, kana and the scripts of South-East Asia and Tibet have none:
+Unicode's word boundaries (UAX 29) leave those to dictionaries, one per language. Here each character is a unit of its own
+with its marks and the punctuation after it, as in BERT's basic tokenization of Chinese: no dictionary, and the same cut
+in any context, so a copy is recognised where only its surroundings differ. Thresholds stay in words: `Words.count`
 takes two characters for a word of Chinese or Japanese, three clusters for one of Thai and its neighbours. n-grams that
 are compared within one text, or with benchmarks, are as many times longer (`per_word`); shingles are not.
 
-Most words of a text are those of the texts before it: what there is to know of a word by itself is worked out when it
-is first seen, for many words at once, and looked up from then on.
+Most words of a text occurred in earlier texts: the properties of a word by itself are computed when it is first seen, for
+many words at once, and looked up from then on.
 """
 
 import re
@@ -25,15 +25,15 @@ NOT_WORD = regex.compile(r"(?:[^\p{L}\p{M}\p{N}]|\p{Variation_Selector})+")
 HAS_BASE = regex.compile(r"[\p{L}\p{N}]")
 LETTER = re.compile(r"[^\W\d_]")
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-REMEMBERED = 64 << 20  # bytes of memory, about
-WORD_BYTES = 250  # of what is known of a word, its characters aside
+TABLE_BYTES = 64 << 20  # of memory, about, for the properties of words
+WORD_BYTES = 250  # for the properties of a word, its characters aside
 FIRST_UNSPACED = 0x0E00  # Thai: no script before it is written without spaces
 EAST_ASIAN = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Yi}ーｰ"
 SOUTH_EAST_ASIAN = (
     r"\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Tham}\p{Tai_Viet}\p{Javanese}\p{Balinese}"
 )
 IS_UNSPACED = regex.compile(rf"(?=[\p{{L}}\p{{N}}])[{EAST_ASIAN}{SOUTH_EAST_ASIAN}]")
-# A character with its marks and the punctuation behind it, which belongs to a word between spaces too.
+# A character with its marks and the punctuation after it, which belongs to a word between spaces too.
 UNIT = regex.compile(rf"(?=[\p{{L}}\p{{N}}])(?:([{EAST_ASIAN}])|[{SOUTH_EAST_ASIAN}])\p{{M}}*+[^\p{{L}}\p{{N}}\s]*+")
 EAST_ASIAN_UNIT = regex.compile(rf"(?=[\p{{L}}\p{{N}}])[{EAST_ASIAN}]")
 # Units of a word, as whole numbers. The prose of tests/corpus/languages.json, the same sentences in ten languages, has
@@ -64,8 +64,8 @@ def word_hashes(words: list[str]) -> np.ndarray:
     starts = np.cumsum(lengths) - lengths
     letters = np.frombuffer(b"".join(encoded), dtype=np.uint8).astype(np.uint64)
     powers = np.cumprod(np.full(int(lengths.max()), MULTIPLIER))
-    places = np.arange(len(letters)) - np.repeat(starts, lengths)
-    sums = np.add.reduceat(letters * powers[places], starts)
+    offsets = np.arange(len(letters)) - np.repeat(starts, lengths)
+    sums = np.add.reduceat(letters * powers[offsets], starts)
     sums = (sums ^ (sums >> np.uint64(32))) * np.uint64(0xBF58476D1CE4E5B9)
     return sums ^ (sums >> np.uint64(29))
 
@@ -80,13 +80,13 @@ def ngrams(hashes: np.ndarray, n: int) -> np.ndarray:
 
 @dataclass
 class Words:
-    """The words of one text, or characters of scripts without spaces; each array has an entry for each, in order."""
+    """The words of one text, or characters of scripts without spaces; each array has an entry per word, in order."""
 
     raw: list[str]
     lengths: np.ndarray  # int64, characters
     letters: np.ndarray  # bool: has a letter
     hashed: np.ndarray  # uint64: equal for words that are equal when plain; 0 for pure punctuation
-    as_written: np.ndarray  # uint64: equal for equal words, as long as this text is looked at
+    as_written: np.ndarray  # uint64: equal for equal words of this text
     count: int  # of words, as thresholds mean it
     per_word: int = 1  # entries of most of the text's words: more than one where most of it is of scripts without spaces
 
@@ -95,7 +95,7 @@ class Words:
 
     @cached_property
     def filled(self) -> np.ndarray:
-        """int64 [n]: the places of the words that are not pure punctuation."""
+        """int64 [n]: the indices of the words that are not pure punctuation."""
         return np.flatnonzero(self.hashed)
 
     @cached_property
@@ -104,39 +104,41 @@ class Words:
         return self.hashed[self.filled]
 
 
-class _Seen(dict[str, int]):
-    """The place of each word in arrays of what is known of it; those met for the first time wait in `new`."""
+class _WordTable(dict[str, int]):
+    """The index of each word in the arrays of properties; words met for the first time wait in `new`."""
 
     def __init__(self) -> None:
         self.new: list[str] = []
-        self.known = _facts([])
+        self.properties = _properties([])
         self.bytes = 0
 
     def __missing__(self, word: str) -> int:
-        self[word] = place = len(self)
+        self[word] = index = len(self)
         self.new.append(word)
-        return place
+        return index
 
     def look_up(self, words: list[str]) -> list[np.ndarray]:
-        if self.bytes > REMEMBERED:
+        if self.bytes > TABLE_BYTES:
             self.clear()
-            self.known, self.bytes = _facts([]), 0
-        places = np.fromiter(map(self.__getitem__, words), np.int64, len(words))
+            self.properties, self.bytes = _properties([]), 0
+        indices = np.fromiter(map(self.__getitem__, words), np.int64, len(words))
         if self.new:
-            self._learn()
-        return [*(fact[places] for fact in self.known), (places + 1).astype(np.uint64) * MULTIPLIER]
+            self._compute_new()
+        return [*(array[indices] for array in self.properties), (indices + 1).astype(np.uint64) * MULTIPLIER]
 
-    def _learn(self) -> None:
-        room, size = len(self.known[0]), len(self)
-        if size > room:  # twice the room, so that each fact is copied about once
-            self.known = [np.concatenate([fact, np.zeros(max(room, size - room), fact.dtype)]) for fact in self.known]
-        for fact, learnt in zip(self.known, _facts(self.new), strict=True):
-            fact[size - len(self.new) : size] = learnt
+    def _compute_new(self) -> None:
+        capacity, size = len(self.properties[0]), len(self)
+        if size > capacity:  # the capacity doubles, so that each entry is copied about once
+            self.properties = [
+                np.concatenate([array, np.zeros(max(capacity, size - capacity), array.dtype)]) for array in self.properties
+            ]
+        for array, computed in zip(self.properties, _properties(self.new), strict=True):
+            array[size - len(self.new) : size] = computed
         self.bytes += sum(map(len, self.new)) + WORD_BYTES * len(self.new)
         self.new = []
 
 
-def _facts(words: list[str]) -> list[np.ndarray]:
+def _properties(words: list[str]) -> list[np.ndarray]:
     """Of distinct words, the arrays of `Words` up to `hashed`."""
     plain_words = [plain(word) for word in words]
     filled = np.fromiter(map(bool, plain_words), bool, len(words))
@@ -147,16 +149,16 @@ def _facts(words: list[str]) -> list[np.ndarray]:
     return [lengths, letters, hashed]
 
 
-SEEN = _Seen()
+WORD_TABLE = _WordTable()
 
 
 def split(text: str) -> Words:
     words, count, per_word = _cut(text)
-    return Words(words, *SEEN.look_up(words), count, per_word)
+    return Words(words, *WORD_TABLE.look_up(words), count, per_word)
 
 
 def count(text: str) -> int:
-    """How many words, as `Words.count` has it."""
+    """The number of words, as `Words.count`."""
     return _cut(text)[1]
 
 

@@ -37,9 +37,9 @@ def encode_pair(
     Without a context there is one: [CLS] question [SEP]. Raises UserError when a window has no room for the question
     and more context than the overlap.
     """
-    question_tokens = tokenizer.encode_with_places(question)
+    question_tokens = tokenizer.encode_with_offsets(question)
     special = 2 if context is None else 3
-    context_tokens = [] if context is None else tokenizer.encode_with_places(context)
+    context_tokens = [] if context is None else tokenizer.encode_with_offsets(context)
     context_room = len(context_tokens) if length is None else length - len(question_tokens) - special
     if context_room < 0 or (context_room < len(context_tokens) and context_room <= overlap):
         raise UserError(

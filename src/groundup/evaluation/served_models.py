@@ -67,7 +67,7 @@ class RemoteModel(OpenAIAddress):
             return BadRow(f"the server refuses it: {error}")
 
     def _batch(self, prompts: Sequence[str], settings: dict[str, Any]) -> list[dict[str, Any]]:
-        answer = self.asked("/completions", {"model": self.model, "prompt": [*prompts], **settings})
+        answer = self.request("/completions", {"model": self.model, "prompt": [*prompts], **settings})
         choices = answer.get("choices")
         by_index = {choice.get("index"): choice for choice in _objects(choices) if isinstance(choice.get("index"), int)}
         if sorted(by_index, key=str) != sorted(range(len(prompts)), key=str):

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from groundup.core.device import SWITCH, has_bfloat16_vectors, has_tiles, up_to
+from groundup.core.device import SWITCH, has_bfloat16_vectors, has_tiles, kernel_limit
 from groundup.core.executor import cores
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def _or_raise(loaded: ctypes.CDLL | str) -> ctypes.CDLL:
 @cache
 def library_or_reason() -> ctypes.CDLL | str:
     """The compiled kernels, or why there are none; cached, as a compiler may take long to fail."""
-    if (highest := up_to()) is not None:
+    if (highest := kernel_limit()) is not None:
         return f"{SWITCH}={highest}"
     if not has_bfloat16_vectors():
         return "the processor has no AVX-512 for bfloat16"
@@ -98,7 +98,7 @@ def float32_or_reason() -> ctypes.CDLL | str:
 
 def float32_vectors() -> tuple[str, ...] | str:
     """The compiler's names of the vector extensions to use, or why there are no kernels for the processor."""
-    highest, has = up_to(), torch.cpu.get_capabilities()
+    highest, has = kernel_limit(), torch.cpu.get_capabilities()
     if highest == "none":
         return f"{SWITCH}=none"
     if has.get("architecture") in ("aarch64", "arm64"):

@@ -75,7 +75,7 @@ def _special_ids(
     message, also where the model that it was trained from did not.
     """
     origin, end = model.config.origin, tokenizer.message_end
-    if not tokenizer.kept or origin.ids is None:
+    if not tokenizer.foreign_files or origin.ids is None:
         begin_and_pad = {"bos_token_id": tokenizer.begin_of_text, "pad_token_id": tokenizer.pad}
         ends = [end, tokenizer.end_of_text] if chat else tokenizer.end_of_text
         ids = {**begin_and_pad, "eos_token_id": end if chat else tokenizer.end_of_text}

@@ -140,7 +140,7 @@ class Forecast:
             rollouts = recipe.ppo.rollouts if kind == "ppo" else recipe.grpo.prompts * recipe.grpo.generations
             answers = one.iterations * rollouts
             steps = one.iterations * one.epochs * min(one.minibatches, rollouts)
-            flop = outline.flops(answers * outline.context, PASSES[kind])
+            flop = outline.flops(answers * outline.context_length, PASSES[kind])
             return {"steps": steps, "answers": answers, "learning_rate": one.learning_rate, "flop": flop,
                     "at_most": ["steps", "answers", "flop"]}  # fmt: skip
         settings = getattr(recipe, kind)

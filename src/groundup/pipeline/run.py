@@ -138,7 +138,7 @@ class Run:
         self._require_files()
         manifests: dict[str, dict[str, Any]] = {}
         looked: set[tuple[str, Callable]] = set()
-        with alone(self.folder, kept=self.folder / ".lock"), to_file(self.folder / LOG):
+        with alone(self.folder, lock_file=self.folder / ".lock"), to_file(self.folder / LOG):
             for number, step in enumerate(self.steps, start=1):
                 self._promote(step)
                 manifest, key = self._manifest(step.name), self._key(step)

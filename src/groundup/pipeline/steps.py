@@ -230,7 +230,7 @@ def run(recipe: Recipe, folder: Path) -> Results:
 
 def show(seconds: dict[str, float], figures: dict[str, Results]) -> None:
     """The table at the end, for people, unless they want it quiet."""
-    if (log.shown() or 0) <= logging.INFO:
+    if (log.terminal_level() or 0) <= logging.INFO:
         print(printable(f"\n{summary(seconds, figures)}\n"), file=sys.stderr, flush=True)
 
 

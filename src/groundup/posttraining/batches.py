@@ -11,7 +11,7 @@ from groundup.model.decoder import Decoder
 from groundup.model.likelihood import token_log_probabilities
 from groundup.tokenizer.chat import render
 from groundup.tokenizer.tokenizer import Tokenizer
-from groundup.training.epoch_order import chosen_rows, parts_of
+from groundup.training.epoch_order import chosen_rows, micro_batches
 from groundup.training.objectives import Batch
 from groundup.training.runtime import Runtime
 
@@ -44,7 +44,7 @@ def parts_by_length(indices: Sequence[int], pairs: Sequence[Sequence[Row]], at_o
     """
     if not at_once:
         return [list(indices)]
-    return parts_of(sorted(indices, key=lambda index: -max(len(ids) for ids, _ in pairs[index])), at_once)
+    return micro_batches(sorted(indices, key=lambda index: -max(len(ids) for ids, _ in pairs[index])), at_once)
 
 
 def pair_batches(

@@ -71,7 +71,7 @@ class ServedClient(OpenAIAddress):
         prompt, _ = body.pop("prompt"), body.pop("stops")
         body |= {"messages": [{"role": "user", "content": prompt}]} if self.chat else {"prompt": prompt}
         try:
-            reply = self.asked("/chat/completions" if self.chat else "/completions", body)
+            reply = self.request("/chat/completions" if self.chat else "/completions", body)
         except RequestRefused as error:
             return Completion(well_formed(str(error)), REFUSED)
         choices = reply.get("choices")

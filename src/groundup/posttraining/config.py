@@ -4,7 +4,17 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from groundup.core.config import LARGEST, Batch, Epochs, Positive, PositiveFloat, Rate, SaveDtype, Section, Share
+from groundup.core.config import (
+    LARGEST,
+    Batch,
+    Epochs,
+    LearningRate,
+    Positive,
+    PositiveFloat,
+    SaveDtype,
+    Section,
+    Share,
+)
 
 # Files or folders of a user's own rows (data/contracts.py), one or a list of them.
 Files = Annotated[
@@ -37,7 +47,7 @@ class SftConfig(Section):
     examples_at_once: Annotated[int, Field(ge=0, le=10**6)] = 0  # of a batch, to spare memory; 0: all
     packing: bool = False  # conversations of a batch share rows, none seeing another: less padding, the same loss
     weighting: Literal["token", "example"] = "token"  # what of a batch counts alike: each token learned, or each conversation
-    learning_rate: Rate = 5e-4
+    learning_rate: LearningRate = 5e-4
     lora_rank: Annotated[int, Field(ge=0, le=65_536)] = 0  # of adapters that are trained and merged; 0: every weight is trained
     max_answer_tokens: Annotated[int, Field(gt=0, le=2**20)] = 64
     held_out_questions: Positive = 600
@@ -59,7 +69,7 @@ class RewardConfig(Section):
     epochs: Epochs = 1
     batch_pairs: Batch = 32
     pairs_at_once: Annotated[int, Field(ge=0, le=10**6)] = 0  # as dpo.pairs_at_once
-    learning_rate: Rate = 1e-4
+    learning_rate: LearningRate = 1e-4
     save_dtype: SaveDtype = ""
 
 
@@ -78,7 +88,7 @@ class DpoConfig(Section):
     epochs: Epochs = 1
     batch_pairs: Batch = 32
     pairs_at_once: Annotated[int, Field(ge=0, le=10**6)] = 0  # of a batch, to spare memory; 0: all
-    learning_rate: Rate = 2e-5
+    learning_rate: LearningRate = 2e-5
     lora_rank: Annotated[int, Field(ge=0, le=65_536)] = 0  # as sft.lora_rank
     save_dtype: SaveDtype = ""
 
@@ -148,7 +158,7 @@ class PpoConfig(Section):
     clip: PositiveFloat = 0.2
     value_clip: PositiveFloat = 0.2
     value_coefficient: Coefficient = 0.1
-    learning_rate: Rate = 2e-5
+    learning_rate: LearningRate = 2e-5
     samples_every: Positive = 10  # iterations from one table of samples to the next
     save_dtype: SaveDtype = ""
 
@@ -172,7 +182,7 @@ class GrpoConfig(Section):
     clip_high: PositiveFloat = 0.2
     beta: Coefficient = 0.0  # of the divergence from the reference in the loss
     mask_truncated: bool = False  # answers that did not end teach nothing
-    learning_rate: Rate = 2e-5
+    learning_rate: LearningRate = 2e-5
     samples_every: Positive = 10
     save_dtype: SaveDtype = ""
 

@@ -148,7 +148,7 @@ def _duplicates(keys: Collection[object]) -> Iterator[Finding]:
 def _stated_end(tokenizer: Tokenizer) -> int | None:
     """`eos_token` of a foreign folder, which is written out unchanged; our own is always the end of its answers."""
     try:
-        stated = json.loads(tokenizer.kept.get("tokenizer_config.json", "{}")).get("eos_token")
+        stated = json.loads(tokenizer.foreign_files.get("tokenizer_config.json", "{}")).get("eos_token")
     except (ValueError, AttributeError):
         return None
     text = stated.get("content") if isinstance(stated, dict) else stated

@@ -43,7 +43,7 @@ from groundup.posttraining.reference_answers import (
 from groundup.posttraining.tokenize_rows import conversation, longest_answer, too_long, top_reasons, usable_rows
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.by_kernels import by_kernels
-from groundup.training.epoch_order import chosen_rows, log_steps, parts_of
+from groundup.training.epoch_order import chosen_rows, log_steps, micro_batches
 from groundup.training.loop import mean_loss, tune
 from groundup.training.objectives import Batch, Metrics, next_token
 from groundup.training.parallel import ALONE, Processes
@@ -143,7 +143,7 @@ def batches_of(
         order.sort(key=lambda index: -len(rows[index][0]))  # similar lengths: little padding; longest first: shows what fits
     return [
         weighted_batch([rows[i] for i in part], [weights[i] for i in part], pad, device, settings.packing)
-        for part in parts_of(order, settings.examples_at_once)
+        for part in micro_batches(order, settings.examples_at_once)
     ]
 
 

@@ -42,7 +42,7 @@ from groundup.training.branches import branch, share_of_work
 from groundup.training.budget import budget
 from groundup.training.config import PretrainingConfig
 from groundup.training.loop import Diverged
-from groundup.training.pretraining import measured_peak, pretrain, warm_up
+from groundup.training.pretraining import measured_peak, pretrain, warmup_steps
 from groundup.training.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ def _batch_and_warmup(runs: list[dict[str, Any]], context: int) -> tuple[int, in
     middle = max(1, round(math.exp(sum(math.log(run["tokens"]) for run in runs) / len(runs))))
     settings = PretrainingConfig(context_length=context, tokens=middle)
     batch = budget(settings, runs[0]["parameters"], math.inf).batch_tokens
-    return batch, warm_up(middle // batch)
+    return batch, warmup_steps(middle // batch)
 
 
 def _work(runs: list[dict[str, Any]]) -> float:

@@ -23,7 +23,7 @@ from groundup.training.by_kernels import in_use
 from groundup.training.config import PretrainingConfig
 from groundup.training.objectives import next_token
 from groundup.training.optimizer import Optimizer, pretraining_lrs
-from groundup.training.pretraining import warm_up
+from groundup.training.pretraining import warmup_steps
 from groundup.training.schedule import warmup_stable_decay
 
 HEAD_DIM, DEPTH = 64, 2
@@ -76,7 +76,7 @@ def train_first_steps(
     except kernels.Unavailable:
         model.drop_kernels()
     optimizer, losses = Optimizer(model, lrs, dtype=dtype, kernels=in_use(model)), []
-    warmup, decay = warm_up(run_steps), round(PretrainingConfig().decay_fraction * run_steps)
+    warmup, decay = warmup_steps(run_steps), round(PretrainingConfig().decay_fraction * run_steps)
     for step in range(steps):
         ids = rows(step).long()
         weight = torch.full((len(ids), ids.shape[1] - 1), 1 / (len(ids) * (ids.shape[1] - 1)))

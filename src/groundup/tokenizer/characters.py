@@ -1,4 +1,4 @@
-"""Vocabularies without a trained cut: bytes, and characters with bytes for the rest (ByT5, Xue et al. 2022; CANINE).
+"""Vocabularies without trained merges: bytes, and characters with bytes for the rest (ByT5, Xue et al. 2022; CANINE).
 
 Ids: 0 .. 255 are the bytes themselves, then the characters, then the special tokens. A character of the vocabulary is
 one token and any other its UTF-8 bytes, so every text round-trips exactly and nothing is unknown. Without characters it
@@ -32,16 +32,16 @@ def count_characters(texts: Iterable[str]) -> Counter[str]:
 
 
 def train(counts: Counter[str], vocabulary: int) -> str:
-    """The most frequent characters, of equals the smallest code points, as many as a vocabulary has room for.
+    """The most frequent characters, of equals the smallest code points, as many as fit into a vocabulary.
 
-    They are in the order of code points. Raises UserError when there is no room for bytes and special tokens.
+    They are in the order of code points. Raises UserError when bytes and special tokens do not fit.
     """
-    room = vocabulary - BYTES - len(SPECIAL_TOKENS)
-    if room < 0:
+    max_characters = vocabulary - BYTES - len(SPECIAL_TOKENS)
+    if max_characters < 0:
         raise UserError(
-            f"a vocabulary of {vocabulary} is too small: bytes and special tokens alone are {vocabulary - room}"
+            f"a vocabulary of {vocabulary} is too small: bytes and special tokens alone are {vocabulary - max_characters}"
         )
-    return "".join(sorted(sorted(counts, key=lambda character: (-counts[character], character))[:room]))
+    return "".join(sorted(sorted(counts, key=lambda character: (-counts[character], character))[:max_characters]))
 
 
 class Characters(ByteTokens):
@@ -63,12 +63,12 @@ class Characters(ByteTokens):
         return [number for character in text for number in ids.get(character) or character.encode()]
 
     def encode_bytes(self, data: bytes) -> list[int]:
-        """Ids of any bytes: what is UTF-8 as `encode` has it, every other byte as itself."""
+        """Ids of any bytes: UTF-8 as `encode` gives it, every other byte as itself."""
         if not self.characters:
             return [*data]
         # Python writes a byte that is not UTF-8 as the lone surrogate 0xDC00 + byte.
-        found = data.decode("utf-8", "surrogateescape")
-        return [n for c in found for n in self._ids.get(c) or c.encode("utf-8", "surrogateescape")]
+        text = data.decode("utf-8", "surrogateescape")
+        return [token for char in text for token in self._ids.get(char) or char.encode("utf-8", "surrogateescape")]
 
     def encode_batch(self, texts: Iterable[str], threads: int = 1) -> list[np.ndarray]:
         """Ids of each text (int32), as `encode` gives them, in the order of the texts. One thread does it all."""
@@ -78,15 +78,19 @@ class Characters(ByteTokens):
     def load(cls, folder: Path) -> Self:
         """Read `tokenizer.json`. Raises UserError when it is missing, damaged, or follows other rules than ours."""
         path = checked(Path(folder) / "tokenizer.json")
-        found = read_json(path)
+        description = read_json(path)
         try:
-            vocabulary = found["model"]["vocab"]
+            vocabulary = description["model"]["vocab"]
             names = sorted(vocabulary, key=vocabulary.__getitem__)
             tokenizer = cls("".join(names[BYTES:]))
             ours = tokenizer.as_json()
-            same = found["model"]["vocab"] == ours["model"]["vocab"] and found["model"]["merges"] == []
-            same &= [(t["content"], t["id"]) for t in found["added_tokens"]] == list(tokenizer.special_tokens.items())
-            same &= found["model"]["byte_fallback"] and all(found[part] is None for part in ("normalizer", "pre_tokenizer"))
+            same = description["model"]["vocab"] == ours["model"]["vocab"] and description["model"]["merges"] == []
+            same &= [(token["content"], token["id"]) for token in description["added_tokens"]] == list(
+                tokenizer.special_tokens.items()
+            )
+            same &= description["model"]["byte_fallback"] and all(
+                description[part] is None for part in ("normalizer", "pre_tokenizer")
+            )
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: not a vocabulary of characters ({error!r}); train the tokenizer again") from None
         except UserError as error:
@@ -96,7 +100,7 @@ class Characters(ByteTokens):
         return tokenizer
 
     def as_json(self) -> dict[str, Any]:
-        """To other tools: byte-pair encoding without a pair, whose byte fallback does the work."""
+        """For other tools: byte-pair encoding without merges, whose byte fallback encodes all other characters."""
         names = [f"<0x{byte:02X}>" for byte in range(BYTES)] + [*self.characters]
         return describe(
             self.special_tokens,

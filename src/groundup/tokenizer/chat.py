@@ -1,19 +1,18 @@
 """The conversation format: ChatML (`<|im_start|>role`, a line end, the content, `<|im_end|>`), as text and as ids.
 
-`CHAT_TEMPLATE` is for other tools; `render` gives the same ids for ordinary text, and is safe: it puts special tokens
-in by id and encodes content as text, so nobody can end a message by writing `<|im_end|>` in it.
+`CHAT_TEMPLATE` is for other tools; `render` gives the same ids for ordinary text, and is safe: it inserts special tokens
+by id and encodes content as text, so nobody can end a message by writing `<|im_end|>` in it.
 Content is stripped of white space at both ends. So it never merges with the line end before it, and the ids of a
-conversation always begin with those of its first messages, and of the prompt that asked for its last answer.
+conversation always begin with those of its first messages, and of the prompt for its last answer.
 
-The line end stands before every message but the first, not after each as in Qwen's template. So a finished
+The line end is before every message but the first, not after each as in Qwen's template. So a finished
 conversation ends with `<|im_end|>`, the last token that is trained: transformers and TRL read a reward at the last
 token, and count every token after the prompt as part of an answer.
 A conversation begins with the end-of-text token, as every document does in training (Qwen's has none). The template
 writes it, as Llama's and Gemma's do, so that all encode the same: transformers, TRL and vLLM add nothing to a rendered
-conversation, and lm-eval, which would, looks whether it is there. Who encodes the rendered text must say
-`add_special_tokens=False`.
+conversation, and lm-eval, which would, first checks for it. Encode the rendered text with `add_special_tokens=False`.
 
-A folder that came with a template of its own keeps it, and `render` uses that one: see `template`.
+A foreign folder keeps its own template, and `render` uses that one: see `template`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -81,7 +80,7 @@ def render(
 ) -> tuple[list[int], list[int]]:
     """Ids of a conversation, and a mask of the same length: 1 where the assistant writes (answers and their ends).
 
-    By the template that the tokenizer's folder came with, or ours where it came with none.
+    By the template of the tokenizer's folder, or ours where it has none.
     Raises UserError unless it is one optional system message, then user and assistant in turn, each with text as
     content (see `text_of`), and, for a generation prompt, the user last; and where the folder's own template fails.
     """
@@ -107,11 +106,11 @@ def render(
 
 
 def answer_ends(tokenizer: "Tokenizer", stated: Sequence[int] = ()) -> list[int]:
-    """Ids that end an answer: the end of a message, those that the tokenizer's folder states, and a model's own."""
+    """Ids that end an answer: the end of a message, those that the tokenizer's folder names, and `stated`, those of a model."""
     return sorted({tokenizer.message_end, *tokenizer.ends, *stated} - {NO_TOKEN})
 
 
 def after_answer(tokenizer: "Tokenizer") -> tuple[int, ...]:
-    """What a template writes after the end of a last answer: Qwen's a line end, ours nothing."""
+    """Ids that the template writes after the end of the last answer: Qwen's a line end, ours none."""
     ids, mask = render(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
     return tuple(ids[len(mask) - mask[::-1].index(1) :])

@@ -1,7 +1,7 @@
 """How often each pre-token occurs: all that BPE training needs to see of a corpus.
 
 Counts of shards add up, in any order; a mixture is a weighted sum of the counts of its domains; what does not fit into
-memory is pruned from the rare end, and the loss is stated. All numbers are 64-bit.
+memory is pruned from the rare end, and what was pruned is reported. All numbers are 64-bit.
 """
 
 import re
@@ -21,10 +21,10 @@ from groundup.tokenizer.patterns import PATTERNS, Pattern
 from groundup.tokenizer.presplit import cut
 
 BATCH_BYTES = 4 << 20  # of text, cut at once
-PIECES_HELD = 1_000_000  # distinct pieces before the rule is applied to them
+PIECES_HELD = 1_000_000  # distinct pieces before the pattern is applied to them
 PIECES_AT_ONCE = 2_000
 LONGEST_PRETOKEN = 1 << 14  # bytes
-BYTES_PER_CELL = 100  # of memory while merging, for each byte of each distinct pre-token
+BYTES_PER_CELL = 100  # of memory during merging, for each byte of each distinct pre-token
 
 
 @dataclass(frozen=True)
@@ -46,20 +46,20 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Loss:
-    """What pruning left out: distinct pre-tokens, their occurrences, and all occurrences there were."""
+class Pruned:
+    """What pruning left out: distinct pre-tokens and their occurrences; `total`: all occurrences before it."""
 
     distinct: int
     occurrences: int
-    of: int
+    total: int
 
     def __str__(self) -> str:
-        share = self.occurrences / max(self.of, 1)
-        return f"{self.distinct:,} rare or overlong pre-tokens left out, {share:.3%} of {self.of:,} occurrences"
+        share = self.occurrences / max(self.total, 1)
+        return f"{self.distinct:,} rare or overlong pre-tokens left out, {share:.3%} of {self.total:,} occurrences"
 
 
 def count_pretokens(texts: Iterable[str], pattern: Pattern = PATTERNS["qwen2"]) -> Counts:
-    """Counts over any texts; each is cut for itself. Lone surrogates count as U+FFFD, which is what they encode to."""
+    """Counts over texts; each is split by itself. Lone surrogates count as U+FFFD, which is what they encode to."""
     return count(arrow_batches(texts), pattern)
 
 
@@ -72,58 +72,59 @@ def count(batches: Iterable[pa.Array], pattern: Pattern) -> Counts:
 
 
 class Tally:
-    """Counts of documents as they come. What is held are the distinct pieces: the rule is applied to each only once."""
+    """Counts documents batch by batch. It holds the distinct pieces: the pattern is applied to each only once."""
 
     def __init__(self, pattern: Pattern) -> None:
         self._pattern = pattern
-        self._whole: list[Counts] = []
-        self._held: list[Counts] = []
+        self._counted: list[Counts] = []
+        self._pending: list[Counts] = []
 
     def add(self, documents: pa.Array) -> None:
         """Count one more batch of documents (an Arrow array of strings)."""
-        found = cut(documents)[0].value_counts()
-        self._held.append(Counts(found.field(0), found.field(1).to_numpy().astype(np.int32)))  # no batch holds more
-        if sum(map(len, self._held)) > PIECES_HELD:
+        value_counts = cut(documents)[0].value_counts()
+        # 32 bits: no batch holds more.
+        self._pending.append(Counts(value_counts.field(0), value_counts.field(1).to_numpy().astype(np.int32)))
+        if sum(map(len, self._pending)) > PIECES_HELD:
             self._cut()
 
     def counts(self) -> Counts:
-        """What was counted so far."""
+        """The counts so far."""
         self._cut()
-        return add(self._whole)
+        return add(self._counted)
 
     def _cut(self) -> None:
-        held, self._held = self._held, []
+        pending, self._pending = self._pending, []
         pa.default_memory_pool().release_unused()  # of reading
-        self._whole.append(_apply(self._pattern, _sum(held)))
+        self._counted.append(_apply(self._pattern, _sum(pending)))
 
 
 def add(parts: Sequence[Counts], factors: Sequence[int] | None = None) -> Counts:
-    """The sum of counts, each times its whole-number factor. Raises UserError when a sum would not fit 64 bits."""
+    """The sum of counts, each times its integer factor. Raises UserError when a sum would not fit 64 bits."""
     factors = factors or [1] * len(parts)
-    most = sum(float(part.numbers.sum(dtype=np.float64)) * factor for part, factor in zip(parts, factors, strict=True))
-    if most >= 2**63:
-        raise UserError(f"the counts add up to {most:.1e}, more than 64 bits hold; use smaller mixture weights")
+    largest_sum = sum(float(part.numbers.sum(dtype=np.float64)) * factor for part, factor in zip(parts, factors, strict=True))
+    if largest_sum >= 2**63:
+        raise UserError(f"the counts add up to {largest_sum:.1e}, more than 64 bits hold; use smaller mixture weights")
     total = _sum([Counts(part.pretokens, part.numbers * factor) for part, factor in zip(parts, factors, strict=True)])
     order = pc.sort_indices(total.pretokens)
     return Counts(total.pretokens.take(order), total.numbers[order.to_numpy()])
 
 
-def prune(counts: Counts, memory: int) -> tuple[Counts, Loss]:
-    """Keep the most frequent pre-tokens that can be merged within `memory` bytes; equally frequent ones go together.
+def prune(counts: Counts, memory: int) -> tuple[Counts, Pruned]:
+    """Keep the most frequent pre-tokens that can be merged within `memory` bytes; equally frequent ones are dropped together.
 
-    Pre-tokens longer than LONGEST_PRETOKEN go first: a file in one line is not a word. What is kept depends on the
-    counts alone, not on how they came about.
+    Pre-tokens longer than LONGEST_PRETOKEN are dropped first: a file in one line is not a word. The result depends on the
+    counts alone, not on how they were added up.
     """
     sizes = pc.binary_length(counts.pretokens).to_numpy().astype(np.int64)
     fits = sizes <= LONGEST_PRETOKEN
     order = np.argsort(-counts.numbers[fits], kind="stable")
     cells = np.cumsum(sizes[fits][order] + 1)
-    over = np.searchsorted(cells, memory // BYTES_PER_CELL, "right")
-    least = 0 if over == len(cells) else int(counts.numbers[fits][order[over]]) + 1
-    kept = fits & (counts.numbers >= least)
+    first_over = np.searchsorted(cells, memory // BYTES_PER_CELL, "right")
+    threshold = 0 if first_over == len(cells) else int(counts.numbers[fits][order[first_over]]) + 1
+    kept = fits & (counts.numbers >= threshold)
     lost = counts.numbers[~kept]
-    loss = Loss(len(lost), int(lost.sum()), int(counts.numbers.sum()))
-    return Counts(counts.pretokens.filter(pa.array(kept)), counts.numbers[kept]), loss
+    pruned = Pruned(len(lost), int(lost.sum()), int(counts.numbers.sum()))
+    return Counts(counts.pretokens.filter(pa.array(kept)), counts.numbers[kept]), pruned
 
 
 def arrow_batches(texts: Iterable[str]) -> Iterator[pa.Array]:
@@ -141,7 +142,7 @@ def arrow_batches(texts: Iterable[str]) -> Iterator[pa.Array]:
 
 
 def content(strings: pa.LargeBinaryArray) -> np.ndarray:
-    """The bytes of all strings in a row."""
+    """The bytes of all strings, concatenated."""
     _, offsets, data = strings.buffers()
     ends = np.frombuffer(offsets, np.int64)[strings.offset :][: len(strings) + 1]
     return np.frombuffer(data, np.uint8)[ends[0] : ends[-1]] if data else np.empty(0, np.uint8)
@@ -166,12 +167,12 @@ def _apply(pattern: Pattern, pieces: Counts) -> Counts:
 
     parts = []
     for start in range(0, len(pieces), PIECES_AT_ONCE):
-        some = pieces.pretokens[start : start + PIECES_AT_ONCE]
-        found = [[*sizes(text)] for text in some.cast(pa.large_string()).to_pylist()]
-        ends = np.cumsum([0, *chain.from_iterable(found)])  # a rule leaves no byte out
-        buffers = [None, pa.py_buffer(ends), pa.py_buffer(content(some))]
+        strings = pieces.pretokens[start : start + PIECES_AT_ONCE]
+        lengths = [[*sizes(text)] for text in strings.cast(pa.large_string()).to_pylist()]
+        ends = np.cumsum([0, *chain.from_iterable(lengths)])  # a pattern leaves no byte out
+        buffers = [None, pa.py_buffer(ends), pa.py_buffer(content(strings))]
         pretokens = pa.Array.from_buffers(pa.large_binary(), len(ends) - 1, buffers)
-        numbers = np.repeat(pieces.numbers[start : start + PIECES_AT_ONCE], [*map(len, found)])
+        numbers = np.repeat(pieces.numbers[start : start + PIECES_AT_ONCE], [*map(len, lengths)])
         parts.append(_sum([Counts(pretokens, numbers)]))
     return _sum(parts)
 

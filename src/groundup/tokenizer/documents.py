@@ -1,8 +1,8 @@
 """Documents from files, in shards: Parquet, JSON and CSV with a column `text`, or plain texts (`data/readers.py`).
 
-What a shard is depends on the file alone, never on the number of workers. `domain`, where the file has it, is kept;
-otherwise the file's name stands for it. Where the file has a `split` column, one split can be asked for; it and
-`language` are empty where the file does not say.
+The shards depend on the file alone, never on the number of workers. `domain` is the file's column where it has one, and
+otherwise the file's name. Where the file has a `split` column, one split can be selected; `split` and `language` are
+empty where the file has no such column.
 """
 
 import logging
@@ -44,7 +44,7 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """The same for the same part of the same content under the same name, in whatever folder."""
+        """Equal for the same part of the same content under the same file name, in any folder."""
         return f"{self.stem[:LONGEST_STEM]}-{self.content[:16]}-{self.kind.form}-{self.start}-{self.stop}"
 
     @property
@@ -55,19 +55,19 @@ class Shard:
 
     @property
     def part(self) -> tuple[int, int] | None:
-        """What `batches` calls so; None for all of a file."""
+        """The argument `part` of `batches`; None for all of a file."""
         return (self.start, self.stop) if _can_be_cut(self.kind) else None
 
 
 def find(inputs: Collection[Path]) -> list[Shard]:
     """Shards of files, folders of files, corpus folders and run folders.
 
-    Files of a folder that are no texts, or cannot be read, are named and passed over.
-    Raises UserError where there is nothing, and for a file given by name that cannot be read.
+    Files of a folder that are no texts, or cannot be read, are logged and passed over.
+    Raises UserError where there is no text, and for a file given by name that cannot be read.
     """
     shards = []
-    for given in map(Path, inputs):
-        files = _files(given)
+    for source in map(Path, inputs):
+        files = _files(source)
         refusals: list[UserError] = []
         for path in files:
             try:
@@ -86,8 +86,8 @@ def find(inputs: Collection[Path]) -> list[Shard]:
 
 
 def digest_of_shards(shards: Iterable[Shard]) -> str:
-    """Of the contents of the files, in order, and of the names that stand for domains."""
-    named = "".join(f"{stem}\0{content}\n" for stem, content in dict.fromkeys((one.stem, one.content) for one in shards))
+    """Digest of the files' contents, in order, and of their names, which may be domains."""
+    named = "".join(f"{stem}\0{content}\n" for stem, content in dict.fromkeys((shard.stem, shard.content) for shard in shards))
     return blake2b(named.encode(), digest_size=16).hexdigest()
 
 
@@ -110,23 +110,23 @@ def texts(shards: Iterable[Shard], split: str | None = None, refused: Refused | 
 def read_sides(shards: Sequence[Shard], split: str, held_out: float, refused: Refused) -> Iterator[dict[str, Any]]:
     """The documents of a side, "train" or "held_out", as rows with `id`, `text`, `domain` and `best`.
 
-    Where the files do not say, a share of `held_out` of all texts is held out, by their digests: copies are on one side.
-    What they call by another name than "train", as "test", is held out too.
+    Where the files have no split, a share of `held_out` of all texts is held out, by their digests: copies are on one side.
+    A split of another name than "train", such as "test", is held out too.
     """
     for shard in shards:
         for batch in read_annotated(shard, None, refused, ("best",)):
             for row in batch.to_pylist():
                 text = row["text"]
-                number = blake2b(text.encode(), digest_size=8).digest()
-                said, chosen = row["split"], int.from_bytes(number) < held_out * 2**64
-                if (split == "held_out") == (chosen if not said else said != "train"):
-                    yield {"id": number.hex(), "text": text, "domain": row["domain"], "best": row["best"].lower() == "true"}
+                key = blake2b(text.encode(), digest_size=8).digest()
+                stated, drawn = row["split"], int.from_bytes(key) < held_out * 2**64
+                if (split == "held_out") == (drawn if not stated else stated != "train"):
+                    yield {"id": key.hex(), "text": text, "domain": row["domain"], "best": row["best"].lower() == "true"}
 
 
 def read_annotated(
     shard: Shard, split: str | None = None, refused: Refused | None = None, more: Sequence[str] = ()
 ) -> Iterator[pa.RecordBatch]:
-    """The same with all that is known of a document: strings `text`, `domain`, `language`, `split`, and `more` columns."""
+    """`read` with all columns of a document: strings `text`, `domain`, `language`, `split`, and `more`."""
     refused = Refused() if refused is None else refused
     names = (*ANNOTATIONS, *more)
     for batch in batches(shard.path, "text", names, refused, shard.kind, shard.part):
@@ -145,7 +145,7 @@ def _shards(path: Path) -> list[Shard]:
     content = digest(path)
     if kind.form == "parquet":
         return [Shard(path, content, kind, start, stop) for start, stop in text_ranges(path, "text", SHARD_BYTES)]
-    next(batches(path, "text", (), Refused(), kind), None)  # refuses what has no such column before any work
+    next(batches(path, "text", (), Refused(), kind), None)  # refuses a file without that column before any work
     size = path.stat().st_size
     starts = range(0, size, SHARD_BYTES if _can_be_cut(kind) else max(size, 1))
     return [Shard(path, content, kind, start, min(start + starts.step, size)) for start in starts]
@@ -164,10 +164,10 @@ def _files(path: Path) -> list[Path]:
         if corpus.is_file():
             return [checked(corpus)]
     if next(path.glob("*/stage.json"), None):
-        raise UserError(f"{path}: a run without a corpus: let it come so far, or give files of text")
-    found, skipped = file_kinds.files_of(path, ENDINGS)
+        raise UserError(f"{path}: a run without a finished corpus: run it that far, or give files of text")
+    names, skipped = file_kinds.files_of(path, ENDINGS)
     for line in file_kinds.skipped_lines(skipped):
         logger.info(f"{line}")
-    if not found:
+    if not names:
         raise UserError(f"{path}: no corpus and no files of text in it ({', '.join(ENDINGS[:6])}, .txt, .md ..., also .gz, .zst)")
-    return [path / name for name in found]
+    return [path / name for name in names]

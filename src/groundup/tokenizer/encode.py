@@ -1,8 +1,8 @@
-"""A corpus to token files: shards in parallel, each kept until all are there, then joined.
+"""A corpus to token files: shards in parallel, each kept until all are finished, then joined.
 
-The ids are those of `Tokenizer.encode`, whatever computes them. gigatoken is many times as fast as tiktoken, but
+The ids are those of `Tokenizer.encode`, whichever library computes them. gigatoken is many times as fast as tiktoken, but
 young: it is used where it is installed and gives the same ids on a sample of the corpus itself and on text that is
-hard to cut. The choice is made once, before any work, and said.
+hard to cut. The choice is made once, before any work, and logged.
 """
 
 import json
@@ -49,11 +49,11 @@ HARD = [
 def encode_corpus(
     folder: Path, inputs: Sequence[Path], out: Path, split: str | None = None, workers: int | None = None
 ) -> dict[str, Any]:
-    """Write `out`.bin and .idx with the ids of all documents of the inputs, in order, each as `Tokenizer.document` has it.
+    """Write `out`.bin and .idx with the ids of all documents of the inputs, in order, each encoded by `Tokenizer.document`.
 
-    `folder` holds the tokenizer. What was encoded before a kill is found again in `out`.parts, which is removed at the
-    end. The bytes do not depend on `workers`. Raises UserError when the inputs hold no documents, or `out`.parts what is
-    somebody else's.
+    `folder` holds the tokenizer. Shards encoded before a kill are in `out`.parts and used again; it is removed at the
+    end. The bytes do not depend on `workers`. Raises UserError when the inputs hold no documents, or `out`.parts holds
+    files that are not ours.
     """
     tokenizer = of_model(folder)
     shards = documents.find(inputs)
@@ -65,7 +65,7 @@ def encode_corpus(
     key = digest(folder / "tokenizer.json")
     parts = out.with_name(out.name + ".parts")
     foreign = [path.name for path in parts.iterdir() if not PART.fullmatch(path.name)] if parts.is_dir() else []
-    if foreign:  # all in it is removed at the end
+    if foreign:  # everything in the folder is removed at the end
         raise UserError(f"{parts}: holds {min(foreign)}, which is not ours; move it away, or give another name to write")
     stems = [parts / f"{shard.name}-{key[:16]}-{split or 'all'}" for shard in shards]
     todo = {
@@ -102,17 +102,17 @@ def encode_corpus(
 
 
 def choose(tokenizer: Tokenizer, sample: Sequence[str]) -> tuple[str, str]:
-    """The quickest library that gives our ids for the sample and HARD: its name, and the reason."""
+    """The fastest library that gives our ids for the sample and HARD: its name, and the reason."""
     if isinstance(tokenizer, LibraryTokenizer):
         return "tokenizers", "it is of other makers"
     try:
-        found = _gigatoken(tokenizer)([*sample, *HARD])
+        candidate_ids = _gigatoken(tokenizer)([*sample, *HARD])
     except ImportError:
         return "tiktoken", "gigatoken is not installed"
-    except Exception as error:  # whatever a young library may raise: there is another one
+    except Exception as error:  # of any class, from a young library: tiktoken is used instead
         return "tiktoken", f"gigatoken fails ({error})"
     expected = tokenizer.encode_batch([*sample, *HARD])
-    if not all(np.array_equal(ours, theirs) for ours, theirs in zip(expected, found, strict=True)):
+    if not all(np.array_equal(ours, theirs) for ours, theirs in zip(expected, candidate_ids, strict=True)):
         return "tiktoken", "gigatoken gives other ids on a sample"
     return "gigatoken", f"the same ids as tiktoken on {len(expected)} texts"
 
@@ -122,15 +122,15 @@ def agrees_with_tokenizers(tokenizer: Tokenizer, sample: Sequence[str]) -> bool:
     import tokenizers
 
     if isinstance(tokenizer, LibraryTokenizer):
-        return True  # they are its own
+        return True  # it computes them itself
     peer = tokenizers.Tokenizer.from_str(json.dumps(tokenizer.as_json()))
     peer.encode_special_tokens = True  # its name for "text that looks special is text"
-    found = peer.encode_batch(list(sample))
-    return all(tokenizer.encode(text) == theirs.ids for text, theirs in zip(sample, found, strict=True))
+    encodings = peer.encode_batch(list(sample))
+    return all(tokenizer.encode(text) == theirs.ids for text, theirs in zip(sample, encodings, strict=True))
 
 
 def encode_shard(folder: Path, key: str, library: str, shard: Shard, split: str | None, stem: Path) -> Refused:
-    """Write the token files of one shard. Returns rows passed over."""
+    """Write the token files of one shard. Returns the rows passed over."""
     refused = Refused()
     tokenizer, encode = _encoder(folder, key, library)
     batches = (texts.to_pylist() for texts, _ in documents.read(shard, split, refused))

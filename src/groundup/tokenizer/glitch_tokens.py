@@ -1,9 +1,9 @@
 """Tokens that a model may never have learned: glitch tokens, by the vocabulary alone and by a model's embeddings.
 
 Land and Bartolo 2024, "Fishing for Magikarp" (arXiv 2405.05417). A token that its own text does not encode to cannot
-come out of any text, so no model has been trained on it. Of others the embeddings tell: the input row of a token that
+come out of any text, so no model has been trained on it. For others the embeddings show it: the input row of a token that
 was never read stays where it was initialised (or decays), so its norm is small; the output row of a token that was
-never the answer is only ever pushed away, so it points the way that the rows of tokens point which cannot occur.
+never a target is only ever pushed away, so it points in the direction of the rows of tokens that cannot occur.
 """
 
 from pathlib import Path
@@ -17,18 +17,18 @@ from groundup.tokenizer.hf_tokenizer import HFTokenizer
 
 # Bytes that no UTF-8 text holds: tokens of them, in a byte-level vocabulary, have certainly not been trained on.
 IMPOSSIBLE = frozenset([0xC0, 0xC1, *range(0xF5, 0x100)])
-BEFORE = "«"  # a mark that few tokens continue, so that what follows it stands in the middle of a text
+BEFORE = "«"  # a mark that few tokens continue, so that the text after it is encoded as within a text
 INPUT_NAMES = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
 OUTPUT_NAMES = ("lm_head.weight", "embed_out.weight")
 
 
 def unreachable(tokenizer: HFTokenizer) -> tuple[list[int], int]:
-    """Ordinary tokens that their own text never encodes to, and how many could not be asked (parts of characters or words)."""
-    whole = [token for token in tokenizer.ordinary if tokenizer.names[token].endswith(tokenizer.ends)]
-    asked = [(token, text) for token in whole if (text := tokenizer.text_of(token)) is not None]
-    ways = [tokenizer.encode_batch([before + text for _, text in asked]) for before in ("", BEFORE, "a")]
-    lost = [token for (token, _), *ids in zip(asked, *ways, strict=True) if not any(token in some for some in ids)]
-    return lost, len(tokenizer.ordinary) - len(asked)
+    """Ordinary tokens that their own text never encodes to, and how many cannot be tested (parts of characters or words)."""
+    word_ends = [token for token in tokenizer.ordinary if tokenizer.names[token].endswith(tokenizer.word_suffix)]
+    testable = [(token, text) for token in word_ends if (text := tokenizer.text_of(token)) is not None]
+    encodings = [tokenizer.encode_batch([prefix + text for _, text in testable]) for prefix in ("", BEFORE, "a")]
+    lost = [token for (token, _), *runs in zip(testable, *encodings, strict=True) if not any(token in ids for ids in runs)]
+    return lost, len(tokenizer.ordinary) - len(testable)
 
 
 def impossible(tokenizer: HFTokenizer) -> list[int]:
@@ -43,7 +43,7 @@ def read_embeddings(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     from safetensors import SafetensorError, safe_open
 
-    found: dict[str, np.ndarray] = {}
+    embeddings: dict[str, np.ndarray] = {}
     paths = sorted(Path(folder).glob("*.safetensors"))
     verify(Path(folder), "*.safetensors")
     for path in paths:
@@ -52,12 +52,12 @@ def read_embeddings(folder: Path) -> tuple[np.ndarray, np.ndarray]:
                 for key in file.keys():  # noqa: SIM118, it is no dictionary
                     for side, names in (("input", INPUT_NAMES), ("output", OUTPUT_NAMES)):
                         if key.endswith(names):
-                            found[side] = file.get_tensor(key).float().numpy()
+                            embeddings[side] = file.get_tensor(key).float().numpy()
         except SafetensorError as error:
             raise UserError(f"{path}: not a readable safetensors file ({error})") from None
-    if "input" not in found:
+    if "input" not in embeddings:
         raise UserError(f"{folder}: {'no embedding in its' if paths else 'no'} *.safetensors; give a Hugging Face model folder")
-    return found["input"], found.get("output", found["input"])
+    return embeddings["input"], embeddings.get("output", embeddings["input"])
 
 
 def indicators(inputs: np.ndarray, outputs: np.ndarray, unused: list[int]) -> tuple[np.ndarray, np.ndarray | None]:
@@ -74,9 +74,9 @@ def indicators(inputs: np.ndarray, outputs: np.ndarray, unused: list[int]) -> tu
 def from_embeddings(
     tokenizer: HFTokenizer, model: Path, known: list[int], used: np.ndarray, shown: int
 ) -> dict[str, Any]:
-    """The tokens whose embeddings look least trained, but for those that are parts of characters.
+    """The tokens whose embeddings look least trained, without those that are parts of characters.
 
-    known: tokens that no text becomes; used (size,): how often each comes out of a text.
+    known: tokens that no text encodes to; used (size,): how often each token occurs in an encoded text.
 
     `separation`: the chance that a token which the text never uses looks less trained than one that it does.
     Raises UserError when the model has fewer rows than the tokenizer has tokens.
@@ -92,7 +92,7 @@ def from_embeddings(
     order = np.lexsort((ids, -doubt))
     ranks = norms[ids].argsort(kind="stable").argsort(kind="stable") / max(len(ids) - 1, 1)
     apart = {*known, *(token for token in tokenizer.ordinary if tokenizer.byte_level and tokenizer.text_of(token) is None)}
-    candidates = [place for place in order if ids[place] not in apart][:shown]
+    candidates = [index for index in order if ids[index] not in apart][:shown]
     return {
         "model": str(model),
         "known": len(known) + len(beyond),
@@ -101,15 +101,15 @@ def from_embeddings(
         "separation_by_norm": separation(-norms[ids[judged]], used[ids[judged]] == 0),
         "candidates": [
             {
-                "id": int(ids[place]),
-                "token": tokenizer.written(tokenizer.names[int(ids[place])]),
-                "special": int(ids[place]) in tokenizer.added,
-                "cosine": None if cosines is None else float(cosines[ids[place]]),
-                "norm": float(norms[ids[place]]),
-                "norm_rank": float(ranks[place]),
-                "used": int(used[ids[place]]),
+                "id": int(ids[index]),
+                "token": tokenizer.written(tokenizer.names[int(ids[index])]),
+                "special": int(ids[index]) in tokenizer.added,
+                "cosine": None if cosines is None else float(cosines[ids[index]]),
+                "norm": float(norms[ids[index]]),
+                "norm_rank": float(ranks[index]),
+                "used": int(used[ids[index]]),
             }
-            for place in candidates
+            for index in candidates
         ],
     }
 

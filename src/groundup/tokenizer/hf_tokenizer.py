@@ -1,7 +1,7 @@
 """Any tokenizer by its `tokenizer.json`, ours or another's, through Hugging Face's `tokenizers`.
 
-The file is data: nothing of it is run, and of the folder nothing else is read. What it asks for beside tokens (special
-tokens around a text, truncation, padding, chance) is turned off, and text that looks like a special token is text.
+The file is data: nothing of it is run, and of the folder nothing else is read. Its settings beyond tokens (special
+tokens around a text, truncation, padding, dropout) are turned off, and text that looks like a special token is text.
 """
 
 import json
@@ -25,7 +25,7 @@ _BYTE_OF = dict(zip([*map(chr, VISIBLE), *(chr(256 + i) for i in range(256 - len
 
 @contextmanager
 def refusing(path: Path, what: str) -> Iterator[None]:
-    """Whatever the library ends with is a UserError: it raises no narrower class than Exception, and its panics not even that."""
+    """Turns every error of the library into a UserError: it raises plain Exception, and its panics are BaseException."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
@@ -34,10 +34,10 @@ def refusing(path: Path, what: str) -> Iterator[None]:
         raise UserError(f"{path}: {what} ({str(error)[:100]})") from None
 
 
-def opened(found: Any, path: Path) -> tokenizers.Tokenizer:
+def backend_of(description: Any, path: Path) -> tokenizers.Tokenizer:
     """The library's tokenizer of a `tokenizer.json`. Raises UserError, naming `path`, where the library cannot read it."""
     with refusing(path, "not a tokenizer that can be read"):
-        backend = tokenizers.Tokenizer.from_str(json.dumps(found))
+        backend = tokenizers.Tokenizer.from_str(json.dumps(description))
     backend.encode_special_tokens = True
     backend.no_truncation()
     backend.no_padding()
@@ -47,33 +47,35 @@ def opened(found: Any, path: Path) -> tokenizers.Tokenizer:
 
 
 def character_bytes(name: str) -> bytes | None:
-    """The bytes of a token that is written with one character a byte; None where a character stands for none."""
-    return bytes(_BYTE_OF[one] for one in name) if all(one in _BYTE_OF for one in name) else None
+    """The bytes of a token that is written with one character per byte; None where a character stands for no byte."""
+    return bytes(_BYTE_OF[character] for character in name) if all(character in _BYTE_OF for character in name) else None
 
 
 class HFTokenizer:
     """`names` (id -> token as the file writes it), `added` (ids that no training made), `size` (largest id + 1).
 
-    `kind`: BPE, WordPiece, Unigram or WordLevel. `byte_level`: tokens are written with one character a byte.
+    `kind`: BPE, WordPiece, Unigram or WordLevel. `byte_level`: tokens are written with one character per byte.
     """
 
     def __init__(self, folder: Path) -> None:
         """Raises UserError when the folder has no tokenizer.json that the library can read."""
         path = checked(Path(folder) / "tokenizer.json")
-        found = read_json(path)
-        self.backend = opened(found, path)
+        description = read_json(path)
+        self.backend = backend_of(description, path)
         self.path = path
-        self.kind = found["model"].get("type") or type(self.backend.model).__name__
+        self.kind = description["model"].get("type") or type(self.backend.model).__name__
         self.names = {number: name for name, number in self.backend.get_vocab(with_added_tokens=True).items()}
         if not self.names:
             raise UserError(f"{path}: its vocabulary is empty")
         self.size = max(self.names) + 1
         self.added = set(self.backend.get_added_tokens_decoder())
-        surroundings = json.dumps([found.get(part) for part in ("normalizer", "pre_tokenizer", "decoder")], ensure_ascii=False)
+        surroundings = json.dumps(
+            [description.get(part) for part in ("normalizer", "pre_tokenizer", "decoder")], ensure_ascii=False
+        )
         self.byte_level = '"ByteLevel"' in surroundings
         self.meta_space = not self.byte_level and META_SPACE in surroundings
-        self.continues = getattr(self.backend.model, "continuing_subword_prefix", None) or ""
-        self.ends = getattr(self.backend.model, "end_of_word_suffix", None) or ""
+        self.inner_prefix = getattr(self.backend.model, "continuing_subword_prefix", None) or ""
+        self.word_suffix = getattr(self.backend.model, "end_of_word_suffix", None) or ""
         unknown = getattr(self.backend.model, "unk_token", None)
         self.unknown = self.backend.token_to_id(unknown) if unknown else None
 
@@ -83,7 +85,7 @@ class HFTokenizer:
         return [number for number in sorted(self.names) if number not in self.added]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [found.ids for found in self._encodings(texts)]
+        return [encoding.ids for encoding in self._encodings(texts)]
 
     def encode(self, text: str) -> list[int]:
         return self.encode_batch([text])[0]
@@ -93,57 +95,57 @@ class HFTokenizer:
         return np.array([len(ids) for ids in self.encode_batch(texts)], np.int64)
 
     def spans(self, text: str) -> list[tuple[int, int]]:
-        """Which characters of the text each token stands for; parts of a character have the same."""
-        return self._encodings([text], places=True)[0].offsets
+        """The characters of the text that each token stands for, as (start, end); parts of a character have the same."""
+        return self._encodings([text], with_offsets=True)[0].offsets
 
     def pieces(self, text: str) -> list[str]:
-        """Each token as it stands in the text; bytes that are a part of a character as \\xNN."""
-        (found,) = self._encodings([text], places=True)
-        shown, done = [], 0
-        for number, name, (start, end) in zip(found.ids, found.tokens, found.offsets, strict=True):
-            whole = not self.byte_level and end > done and number != self.unknown
-            shown.append(text[start:end] if whole else self.written(name))
-            done = max(done, end)
+        """The text of each token; bytes that are part of a character as \\xNN."""
+        (encoding,) = self._encodings([text], with_offsets=True)
+        shown, covered = [], 0
+        for number, name, (start, end) in zip(encoding.ids, encoding.tokens, encoding.offsets, strict=True):
+            as_text = not self.byte_level and end > covered and number != self.unknown
+            shown.append(text[start:end] if as_text else self.written(name))
+            covered = max(covered, end)
         return shown
 
     def written(self, name: str) -> str:
-        """A token's name as text: bytes decoded, a space for its sign."""
+        """A token's name as text: bytes decoded, a space for its sign ▁."""
         if (content := self.bytes_of(name)) is not None:
             return content.decode("utf-8", "backslashreplace")
-        name = name.removesuffix(self.ends)
+        name = name.removesuffix(self.word_suffix)
         return name.replace(META_SPACE, " ") if self.meta_space else name
 
     def bytes_of(self, name: str) -> bytes | None:
-        """What a token of a byte-level vocabulary stands for; None for other tokens."""
-        return character_bytes(name.removesuffix(self.ends)) if self.byte_level else None
+        """The bytes of a token of a byte-level vocabulary; None for other tokens."""
+        return character_bytes(name.removesuffix(self.word_suffix)) if self.byte_level else None
 
     def text_of(self, token: int) -> str | None:
-        """The text that a token stands for; None where no text of its own is known: part of a character or of a word."""
+        """The text that a token stands for; None where it has no text by itself: part of a character or of a word."""
         name = self.names[token]
         if (content := self.bytes_of(name)) is not None:
             try:
                 return content.decode("utf-8")
             except UnicodeDecodeError:
                 return None
-        if token == self.unknown or (self.continues and name.startswith(self.continues)) or name.startswith("<0x"):
+        if token == self.unknown or (self.inner_prefix and name.startswith(self.inner_prefix)) or name.startswith("<0x"):
             return None
         return self.written(name)
 
     def pretokens(self, text: str) -> list[str]:
-        """What the model's rule is applied to, one after the other, in its own way of writing."""
+        """The pre-tokens that the model's rule is applied to, written as the vocabulary writes tokens."""
         splitter, normalizer = self.backend.pre_tokenizer, self.backend.normalizer
-        if splitter is None:  # the whole text is one: words will do, since few tokens hold a space inside
+        if splitter is None:  # the whole text is one pre-token: words will do, since few tokens hold a space inside
             return [normalizer.normalize_str(word) for word in text.split()] if normalizer else text.split()
         return [piece for piece, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text) if normalizer else text)]
 
     def model_tokens(self, pretoken: str) -> list[str]:
-        """Names of the tokens that the model's own rule cuts a pre-token into."""
+        """Names of the tokens that the model's rule cuts a pre-token into."""
         try:
             return [token.value for token in self.backend.model.tokenize(pretoken)]
         except Exception as error:
             raise UserError(f"{self.path}: cannot encode {pretoken!r} ({error})") from None
 
-    def _encodings(self, texts: Sequence[str], places: bool = False) -> list[tokenizers.Encoding]:
-        encode = self.backend.encode_batch if places else self.backend.encode_batch_fast
+    def _encodings(self, texts: Sequence[str], with_offsets: bool = False) -> list[tokenizers.Encoding]:
+        encode = self.backend.encode_batch if with_offsets else self.backend.encode_batch_fast
         with refusing(self.path, "cannot encode a text"):
             return encode([well_formed(text) for text in texts], add_special_tokens=False)

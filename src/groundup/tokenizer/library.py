@@ -20,14 +20,14 @@ from groundup.core.seals import checked
 from groundup.core.text import well_formed
 from groundup.tokenizer import tokenizer_files
 from groundup.tokenizer.bpe import NO_TOKEN
-from groundup.tokenizer.hf_tokenizer import META_SPACE, character_bytes, opened, refusing
+from groundup.tokenizer.hf_tokenizer import META_SPACE, backend_of, character_bytes, refusing
 from groundup.tokenizer.library_rules import rules_of, within
 from groundup.tokenizer.template import Before
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.tokenizer.tokenizer_files import TokenizerFiles
 
 BATCH = 1024  # texts encoded at once
-UNUSED = 1 << 16  # ids that a vocabulary may leave out, beside as many as it has
+UNUSED = 1 << 16  # ids that a vocabulary may leave out, in addition to as many as it has
 # The end of a document, where a folder names none, or names the end of an answer.
 ENDS_OF_TEXT = ("<|end_of_text|>", "<|endoftext|>", "</s>", "<eos>", "<｜end▁of▁sentence｜>")
 _BYTE_TOKEN = regex.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -41,25 +41,25 @@ class LibraryTokenizer(Tokenizer):
     def __init__(self, folder: Path) -> None:
         """Raises UserError when `tokenizer.json` is missing or damaged, or does what is not known here."""
         path = checked(Path(folder) / "tokenizer.json")
-        self._path, self._found = path, read_json(path)
-        self._rules = rules_of(self._found, path)
-        found = tokenizer_files.read(path.parent)
-        for token in self._stated():  # what a folder names, as its end of text, transformers takes for special
-            token["special"] = token.get("special") is True or token["content"] in found.named.values()
-        self._backend = opened(self._found, path)
+        self._path, self._description = path, read_json(path)
+        self._rules = rules_of(self._description, path)
+        files = tokenizer_files.read(path.parent)
+        for token in self._added_tokens():  # transformers treats tokens that a folder names, such as eos_token, as special
+            token["special"] = token.get("special") is True or token["content"] in files.named.values()
+        self._backend = backend_of(self._description, path)
         self._backends: dict[Before, tokenizers.Tokenizer] = {"nothing": self._backend}
         self._read_tokens()
-        self._read_special(found)
+        self._read_special(files)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Raises UserError as the constructor does."""
         return cls(folder)
 
-    def _stated(self) -> list[dict[str, Any]]:
+    def _added_tokens(self) -> list[dict[str, Any]]:
         """The added tokens as the file has them."""
-        added = self._found.get("added_tokens") or []
-        if not isinstance(added, list) or any(not isinstance(one, dict) or not one.get("content") for one in added):
+        added = self._description.get("added_tokens") or []
+        if not isinstance(added, list) or any(not isinstance(token, dict) or not token.get("content") for token in added):
             raise UserError(f"{self._path}: an added token is no object with text; no text can hold it")
         return added
 
@@ -69,17 +69,17 @@ class LibraryTokenizer(Tokenizer):
         if len(self._names) < max(len(vocabulary), 1) or max(self._names) > 2 * len(vocabulary) + UNUSED:
             raise UserError(f"{self._path}: no vocabulary: {len(vocabulary):,} tokens, {len(self._names):,} ids up to "
                             f"{max(self._names, default=0):,}")
-        for token in self._stated():
+        for token in self._added_tokens():
             if self._backend.token_to_id(token["content"]) != token.get("id"):  # the library numbers them itself
                 raise UserError(f"{self._path}: the id of {token['content'][:40]!r} does not follow those of the other tokens")
-        self.special_tokens = {token["content"]: token["id"] for token in self._stated() if token["special"]}
+        self.special_tokens = {token["content"]: token["id"] for token in self._added_tokens() if token["special"]}
         self._special = set(self.special_tokens.values())
-        self._textual = {token["id"] for token in self._stated()} - self._special
+        self._textual = {token["id"] for token in self._added_tokens()} - self._special
         self._tokens = [self._bytes_of(number) for number in range(max(self._names) + 1)]
         self.bytes_per_token = np.array([len(token) for token in self._tokens], np.int64)  # (size,), 0: special tokens
 
     def _bytes_of(self, number: int) -> bytes:
-        """What a token stands for in the midst of a text."""
+        """The bytes of a token within a text."""
         name = self._names.get(number)
         if name is None or number in self._special:
             return b""
@@ -90,17 +90,17 @@ class LibraryTokenizer(Tokenizer):
             return bytes([int(byte[1], 16)])
         return name.replace(META_SPACE, " ").encode()
 
-    def _read_special(self, found: TokenizerFiles) -> None:
-        """The tokens that begin and end texts and answers, by the folder's names and what it puts before a text."""
-        self.kept, self.folder_has_template = dict(found.files), found.template is not None
+    def _read_special(self, files: TokenizerFiles) -> None:
+        """Set the tokens that begin and end texts and answers, from the folder's names and what it puts before a text."""
+        self.foreign_files, self.folder_has_template = dict(files.texts), files.template is not None
         self.merges, self.template, self.message_start, self.message_end = [], None, NO_TOKEN, NO_TOKEN
-        if (eos := found.named.get("eos_token")) is not None and eos not in self.special_tokens:
+        if (eos := files.named.get("eos_token")) is not None and eos not in self.special_tokens:
             raise UserError(f"{self._path.parent}: its eos_token {eos[:40]!r} is none of the special tokens in tokenizer.json")
         ends = [self.special_tokens[name] for name in (eos, *ENDS_OF_TEXT) if name in self.special_tokens]
         if not ends:
             raise UserError(f"{self._path.parent}: no token ends a text; name its eos_token in tokenizer_config.json")
-        if found.template is not None:
-            self.template = tokenizer_files.template_of(found, self.special_tokens, ends, self._path.parent, self._find_special)
+        if files.template is not None:
+            self.template = tokenizer_files.template_of(files, self.special_tokens, ends, self._path.parent, self._find_special)
             end = self.template.ends_answers()
             self.message_end = ends[0] if end is None else end
         self.end_of_text = next((token for token in ends if token != self.message_end), ends[0])
@@ -109,34 +109,36 @@ class LibraryTokenizer(Tokenizer):
             self.template.spoken_ends = frozenset(self.ends)
         opening = self.opening()
         if len(opening) > 1 or not self._special.issuperset(opening):
-            raise UserError(f"{self._path}: it puts {len(opening)} tokens before a text; one special token or none is read here")
-        named = {name: self.special_tokens[text] for name, text in found.named.items() if text in self.special_tokens}
+            raise UserError(f"{self._path}: it puts {len(opening)} tokens before a text; at most one special token is supported")
+        named = {name: self.special_tokens[text] for name, text in files.named.items() if text in self.special_tokens}
         self.begin_of_text = opening[0] if opening else named.get("bos_token", self.end_of_text)
         other = self.begin_of_text if self.begin_of_text not in self.ends else self.end_of_text
         self.pad = named.get("pad_token", named.get("unk_token", other))
 
     def opening(self) -> list[int]:
-        """Ids that the folder puts before every text when it is asked for special tokens; maybe none."""
+        """Ids that the tokenizer puts before every text with `add_special_tokens`; maybe none."""
         with refusing(self._path, "cannot encode a text"):
-            plain, whole = (self._backend.encode("a", add_special_tokens=added).ids for added in (False, True))
-        starts = [place for place in range(len(whole)) if whole[place : place + len(plain)] == plain]
-        return whole[: starts[0]] if starts and plain else []
+            plain, with_special = (self._backend.encode("a", add_special_tokens=special).ids for special in (False, True))
+        starts = [start for start in range(len(with_special)) if with_special[start : start + len(plain)] == plain]
+        return with_special[: starts[0]] if starts and plain else []
 
     def _find_special(self, text: str) -> list[tuple[int, int, int]]:
-        """(start, end, id) of the special tokens in a rendered conversation, with the white space that some take along."""
+        """(start, end, id) of the special tokens in a rendered conversation, with the white space that some of them include."""
         if not hasattr(self, "_finder"):
             self._finder = tokenizers.Tokenizer(tokenizers.models.WordLevel({"": 0}, unk_token=""))
             flags = ("single_word", "lstrip", "rstrip")
             self._finder.add_special_tokens(
                 [
-                    tokenizers.AddedToken(one["content"], normalized=False, **{flag: one.get(flag) is True for flag in flags})
-                    for one in self._stated()
-                    if one["special"]
+                    tokenizers.AddedToken(added["content"], normalized=False, **{flag: added.get(flag) is True for flag in flags})
+                    for added in self._added_tokens()
+                    if added["special"]
                 ]
             )
             self._ids = {self._finder.token_to_id(name): number for name, number in self.special_tokens.items()}
-        found = self._finder.encode(text, add_special_tokens=False)
-        return [(*place, self._ids[token]) for token, place in zip(found.ids, found.offsets, strict=True) if token in self._ids]
+        encoding = self._finder.encode(text, add_special_tokens=False)
+        return [
+            (*span, self._ids[token]) for token, span in zip(encoding.ids, encoding.offsets, strict=True) if token in self._ids
+        ]
 
     def encode(self, text: str) -> list[int]:
         """Ids of any string. Lone surrogates, which UTF-8 cannot hold, are encoded as U+FFFD."""
@@ -144,24 +146,24 @@ class LibraryTokenizer(Tokenizer):
 
     def encode_after(self, text: str, before: Before) -> list[int]:
         if before not in self._backends:
-            changed = within(self._found, before)
-            self._backends[before] = self._backend if changed is self._found else opened(changed, self._path)
+            changed = within(self._description, before)
+            self._backends[before] = self._backend if changed is self._description else backend_of(changed, self._path)
         return self._encoded(self._backends[before], [text])[0].ids
 
     def encode_batch(self, texts: Iterable[str], threads: int = 1) -> list[np.ndarray]:
-        """Ids of each text (int32), as `encode` gives them. The library takes as many threads as it likes."""
-        found: list[np.ndarray] = []
-        given = iter(texts)
-        while some := [*islice(given, BATCH)]:
-            found += [np.array(one.ids, np.int32) for one in self._encoded(self._backend, some)]
-        return found
+        """Ids of each text (int32), as `encode` gives them. The library chooses the number of threads itself."""
+        arrays: list[np.ndarray] = []
+        remaining = iter(texts)
+        while batch := [*islice(remaining, BATCH)]:
+            arrays += [np.array(encoding.ids, np.int32) for encoding in self._encoded(self._backend, batch)]
+        return arrays
 
     def _encoded(self, backend: tokenizers.Tokenizer, texts: list[str]) -> list[tokenizers.Encoding]:
         with refusing(self._path, "cannot encode a text"):
             return backend.encode_batch_fast([well_formed(text) for text in texts], add_special_tokens=False)
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Text of the tokens as the library has it: without special tokens, and maybe without a space at the beginning."""
+        """Text of the tokens as the library decodes it: without special tokens, and maybe without a space at the beginning."""
         return self._joined(tokens, drops=True)
 
     def decode_within(self, tokens: Iterable[int]) -> str:
@@ -178,7 +180,7 @@ class LibraryTokenizer(Tokenizer):
         held = bytearray()
 
         def text_held() -> str:
-            """Of bytes in a row; as for the library, all of them are U+FFFD where one belongs to no character."""
+            """The text of consecutive byte tokens; as in the library, each byte is U+FFFD if one belongs to no character."""
             try:
                 text = held.decode()
             except UnicodeDecodeError:
@@ -206,7 +208,7 @@ class LibraryTokenizer(Tokenizer):
         return step
 
     def as_json(self) -> dict[str, Any]:
-        return {"of": self.kept["tokenizer.json"]}
+        return {"of": self.foreign_files["tokenizer.json"]}
 
-    def forget(self) -> None:
-        """A new model on it keeps its files, too: none of ours would be right with its tokens."""
+    def forget_files(self) -> None:
+        """A new model keeps the foreign files, too: ours would not fit these tokens."""

@@ -15,21 +15,21 @@ OLDER = ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.j
 
 
 def for_run(folder: Path, continued: str) -> Tokenizer:
-    """The tokenizer of a run. Where it is not a model that is `continued`, nothing but its tokens is another's.
+    """The tokenizer of a run. Unless a model is `continued`, only its tokens are taken from the folder.
 
-    A new model has our chat format and begins every text with the end-of-text token, whoever made its tokenizer; but with the
-    tokens of a `LibraryTokenizer`, which lacks those of our format, it has that one's.
+    A new model has our chat format and begins every text with the end-of-text token, whoever made its tokenizer. With a
+    `LibraryTokenizer`, which lacks the tokens of our format, it has the folder's format.
     """
     tokenizer = of_model(folder)
     if not continued:
-        tokenizer.forget()
+        tokenizer.forget_files()
     return tokenizer
 
 
 def of_model(folder: Path) -> Tokenizer:
     """The tokenizer of a language model's folder: by our own code where that gives its ids, else by the library.
 
-    Raises UserError when it is missing, damaged or does what is not known here.
+    Raises UserError when it is missing, damaged or of an unknown kind.
     """
     _require(folder)
     try:
@@ -39,9 +39,9 @@ def of_model(folder: Path) -> Tokenizer:
 
 
 def load(folder: Path) -> AnyTokenizer:
-    """Byte-level BPE, characters, bytes or WordPiece, ours or of other makers.
+    """Byte-level BPE, characters, bytes or WordPiece, ours or foreign.
 
-    Raises UserError when it is missing, damaged or does what is not known here.
+    Raises UserError when it is missing, damaged or of an unknown kind.
     """
     _require(folder)
     model = read_object(checked(Path(folder) / "tokenizer.json")).get("model")
@@ -55,7 +55,7 @@ def load(folder: Path) -> AnyTokenizer:
 
 
 def _require(folder: Path) -> None:
-    """Raises UserError where a folder has a tokenizer in an older form alone."""
+    """Raises UserError where a folder has a tokenizer in an older format only."""
     if not (Path(folder) / "tokenizer.json").exists():
         for name in OLDER:
             if (Path(folder) / name).exists():

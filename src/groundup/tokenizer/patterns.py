@@ -2,18 +2,18 @@
 
 A pattern limits compatibility: a model runs in another tool only if that tool knows the pattern. Hugging Face reads the
 expression from tokenizer.json and tiktoken is given it, so those two read every pattern here; gigatoken and llama.cpp
-know patterns by name. llama.cpp's converter, however, tells the pattern by a hash of the ids that the vocabulary gives a fixed
-text, and refuses every vocabulary that it does not know, whatever its pattern: a vocabulary trained here, all of them. So a
-GGUF is written here (`serving/gguf_file.py`).
-All patterns share what GPT-2 and its successors have in common: a word takes one character before it along (its space),
-punctuation takes one space before it and the line ends after it.
+know patterns by name. llama.cpp's converter, however, identifies the pattern by a hash of the ids that the vocabulary gives a
+fixed text, and refuses every vocabulary that it does not know, whatever its pattern: all vocabularies trained here. So
+`serving/gguf_file.py` writes GGUF itself.
+All patterns share the rules of GPT-2 and its successors: a word includes one character before it (its space), punctuation
+includes one space before it and the line ends after it.
 
 - `qwen2`: digits one by one, so a number is always cut the same way.
 - `threes`: digits in groups of three from the left, as in GPT-4 and Llama 3: shorter, but 1234567 is 123|456|7.
 - `threes-from-right`: groups of three from the right, 1|234|567, as commas are written; arithmetic is easier to
   learn (Singh and Strouse 2024, arXiv 2402.14903).
 - `indentation`: a run of spaces and tabs is one piece, so four spaces are four and `return` after them is the same
-  token as at the start of a line. The others leave the last space of a run to the word after it.
+  token as at the start of a line. With the others the last space of a run belongs to the word after it.
 """
 
 import difflib
@@ -39,7 +39,7 @@ class Pattern:
     def ascii_pattern(self) -> str:
         """The same pattern on ASCII text, for Python's `re` with `re.ASCII`, which takes a third of the time."""
         classes = re.sub(
-            r"\[[^]]*\]", lambda found: found[0].replace(r"\p{L}", "a-zA-Z").replace(r"\p{N}", "0-9"), self.regex
+            r"\[[^]]*\]", lambda match: match[0].replace(r"\p{L}", "a-zA-Z").replace(r"\p{N}", "0-9"), self.regex
         )
         return classes.replace(r"\p{L}", "[a-zA-Z]").replace(r"\p{N}", "[0-9]")
 
@@ -77,8 +77,8 @@ PATTERNS = {
 def pattern(name: str) -> Pattern:
     """Raises UserError for an unknown name, with the nearest known one."""
     if name not in PATTERNS:
-        near = difflib.get_close_matches(name, PATTERNS, n=1, cutoff=0.3)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(PATTERNS)}"
+        close = difflib.get_close_matches(name, PATTERNS, n=1, cutoff=0.3)
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(PATTERNS)}"
         raise UserError(f"no pre-tokenization pattern {name!r}; {hint}")
     return PATTERNS[name]
 

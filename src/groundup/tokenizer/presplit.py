@@ -1,18 +1,18 @@
-"""Text split where every pre-tokenization pattern splits, with no regular expression: the same few pieces, again and again.
+"""Text split where every pre-tokenization pattern splits, without regular expressions, into pieces that recur often.
 
 A single space between two visible characters begins a pre-token under each of our patterns, and so does a visible
-character after a line end. What comes before and after such a place never changes what the patterns do on the other
-side. So a text cut there gives pieces whose pre-tokens, and whose ids, can be worked out once for each distinct piece:
-a textbook of 10 million words has half a million. Finding the places is arithmetic on bytes (numpy), and finding equal
-pieces is one hash table (Arrow): both are quick, and both leave the interpreter lock to others.
+character after a line end. The text before and after such an offset never changes what the patterns do on the other
+side. So a text cut there gives pieces whose pre-tokens, and whose ids, can be computed once for each distinct piece:
+a textbook of 10 million words has half a million. Finding the offsets is arithmetic on bytes (numpy), and finding equal
+pieces is one hash table (Arrow): both are fast, and both release the interpreter lock.
 """
 
 import numpy as np
 import pyarrow as pa
 
 _SPACE, _LINE_END, _TAB = 32, 10, 9
-# What any library calls white space (Unicode's White_Space, Python's separators, and the former U+180E), as UTF-8.
-# Taking too much for white space only leaves pieces longer.
+# Every character that some library counts as white space (Unicode's White_Space, Python's separators, and the former U+180E).
+# One too many only makes pieces longer.
 _WHITE = "\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u180e\u2028\u2029\u202f\u205f\u3000" + "".join(
     map(chr, range(0x2000, 0x200B))
 )
@@ -39,9 +39,9 @@ _KINDS, _CODES = _tables()
 
 
 def cut(documents: pa.Array) -> tuple[pa.LargeBinaryArray, np.ndarray]:
-    """Pieces of a batch of documents (an Arrow array of strings), and the number of the first piece of each document.
+    """Pieces of a batch of documents (an Arrow array of strings), and the index of the first piece of each document.
 
-    The second is (documents + 1,) int64: document i is pieces [i] to [i + 1]. Nulls are empty documents.
+    The second is (documents + 1,) int64: document i is the pieces from its entry i to its entry i + 1. Nulls are empty documents.
     """
     documents = documents.fill_null("").cast(pa.large_binary())
     starts = np.frombuffer(documents.buffers()[1], np.int64)[documents.offset :][: len(documents) + 1]
@@ -56,7 +56,7 @@ def cut(documents: pa.Array) -> tuple[pa.LargeBinaryArray, np.ndarray]:
     is_start[starts] = True  # and the end
 
     spaces = np.flatnonzero(data == _SPACE)
-    before = data[spaces - 1]  # of a space at 0 this is some other byte: 0 is a start anyway
+    before = data[spaces - 1]  # for a space at 0 an unrelated byte: 0 is a start anyway
     spaces = spaces[(before != _SPACE) & (before != _TAB) & ~is_start[spaces + 1]]
     after_lines = np.flatnonzero(data == _LINE_END) + 1
     after_lines = after_lines[~is_start[after_lines]]
@@ -68,11 +68,11 @@ def cut(documents: pa.Array) -> tuple[pa.LargeBinaryArray, np.ndarray]:
     return pieces, np.searchsorted(offsets, starts)
 
 
-def _visible(data: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Whether a character other than white space begins at each of the places (none is the end of a document)."""
-    kinds = _KINDS[data[places]]
-    perhaps = np.flatnonzero(kinds == _PERHAPS)
-    at = places[perhaps]
-    codes = _code(data[at], data[at + 1], data[np.minimum(at + 2, len(data) - 1)])
-    kinds[perhaps] = np.isin(codes, _CODES)
+def _visible(data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Whether a character other than white space begins at each of the offsets (none is the end of a document)."""
+    kinds = _KINDS[data[offsets]]
+    undecided = np.flatnonzero(kinds == _PERHAPS)
+    undecided_offsets = offsets[undecided]
+    codes = _code(data[undecided_offsets], data[undecided_offsets + 1], data[np.minimum(undecided_offsets + 2, len(data) - 1)])
+    kinds[undecided] = np.isin(codes, _CODES)
     return kinds == _VISIBLE

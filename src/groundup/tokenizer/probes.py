@@ -1,4 +1,4 @@
-"""How a tokenizer cuts what is hard to cut: numbers, indentation, typos, scripts without spaces, words of many pieces."""
+"""How a tokenizer cuts difficult text: numbers, indentation, typos, scripts without spaces, words of many pieces."""
 
 import random
 from collections import Counter
@@ -30,25 +30,25 @@ LONGEST_WORD = 1000  # characters; longest match takes time that grows with the 
 
 
 def numbers(tokenizer: HFTokenizer) -> dict[str, Any]:
-    """For 1 to 5 digits: mean tokens, and on what share of the numbers the digits fall into tokens which way ("2+3")."""
+    """For 1 to 5 digits: mean tokens, and the share of the numbers that are cut in each way ("2+3": digits per token)."""
     rows = []
     for digits in range(1, 6):
-        least = 10 ** (digits - 1) if digits > 1 else 0
-        every = range(least, 10**digits)
-        some = list(every) if len(every) <= NUMBERS_TRIED else random.Random(digits).sample(every, NUMBERS_TRIED)
+        lowest = 10 ** (digits - 1) if digits > 1 else 0
+        candidates = range(lowest, 10**digits)
+        tried = list(candidates) if len(candidates) <= NUMBERS_TRIED else random.Random(digits).sample(candidates, NUMBERS_TRIED)
         ways: Counter[str] = Counter()
         total = 0
-        for number in some:
+        for number in tried:
             sizes = [end - start for start, end in tokenizer.spans(str(number)) if end > start]
             ways["+".join(map(str, sizes))] += 1
             total += len(sizes)
-        shares = {way: count / len(some) for way, count in sorted(ways.items(), key=lambda one: (-one[1], one[0]))}
-        rows.append({"digits": digits, "tokens": total / len(some), "ways": shares})
+        shares = {way: count / len(tried) for way, count in sorted(ways.items(), key=lambda item: (-item[1], item[0]))}
+        rows.append({"digits": digits, "tokens": total / len(tried), "ways": shares})
     return {"rows": rows, "examples": [{"text": text, "pieces": tokenizer.pieces(text)} for text in NUMBERS]}
 
 
 def indentation(tokenizer: HFTokenizer) -> dict[str, Any]:
-    """What an indentation costs in tokens, and whether the word after it is the token that begins a line."""
+    """The tokens of an indentation, and whether the word after it is the same token as at the start of a line."""
     plain = tokenizer.encode("x\nreturn")
     rows = []
     for name, indent in INDENTS.items():
@@ -93,7 +93,7 @@ def read_typos(path: Path) -> list[tuple[str, str]]:
 
 
 def typos(tokenizer: HFTokenizer, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """How many tokens more a misspelt word takes, as it stands after a space."""
+    """How many more tokens a misspelt word takes, after a space."""
     wrong = tokenizer.counts([f" {typo}" for typo, _ in pairs])
     right = tokenizer.counts([f" {correction}" for _, correction in pairs])
     more = wrong - right
@@ -116,7 +116,7 @@ def typos(tokenizer: HFTokenizer, pairs: Sequence[tuple[str, str]]) -> dict[str,
 
 
 def longest_match(tokenizer: HFTokenizer, words: Mapping[str, int]) -> dict[str, Any] | None:
-    """The tokenizer's own way against greedy longest match over the same vocabulary, on counted pre-tokens.
+    """The tokenizer's cuts compared with greedy longest match over the same vocabulary, on counted pre-tokens.
 
     None for WordPiece, which is longest match.
     """
@@ -125,49 +125,49 @@ def longest_match(tokenizer: HFTokenizer, words: Mapping[str, int]) -> dict[str,
     vocabulary = {tokenizer.names[number] for number in tokenizer.ordinary}
     longest = max(map(len, vocabulary), default=1)
     suffix = getattr(tokenizer.backend.model, "end_of_word_suffix", None) or ""
-    own_tokens = greedy_tokens = differ = 0
+    model_total = greedy_total = differ = 0
     examples: list[tuple[int, str, list[str], list[str]]] = []
     for word, count in words.items():
-        own = tokenizer.model_tokens(word)
+        model_pieces = tokenizer.model_tokens(word)
         greedy = longest_pieces(word + suffix, vocabulary, longest)
-        own_tokens += len(own) * count
-        greedy_tokens += len(greedy) * count
-        if own != greedy:
+        model_total += len(model_pieces) * count
+        greedy_total += len(greedy) * count
+        if model_pieces != greedy:
             differ += count
-            examples.append((count, word, own, greedy))
-    examples.sort(key=lambda one: (-one[0], one[1]))
+            examples.append((count, word, model_pieces, greedy))
+    examples.sort(key=lambda example: (-example[0], example[1]))
     total = sum(words.values())
     return {
         "pretokens": total,
         "share_that_differ": differ / max(total, 1),
         "distinct": len(words),
         "distinct_that_differ": len(examples),
-        "more_tokens": greedy_tokens / max(own_tokens, 1) - 1,
+        "more_tokens": greedy_total / max(model_total, 1) - 1,
         "examples": [
             {
                 "times": count,
-                "own": [tokenizer.written(name) for name in own],
+                "own": [tokenizer.written(name) for name in model_pieces],
                 "greedy": [tokenizer.written(name) for name in greedy],
             }
-            for count, _, own, greedy in examples[:EXAMPLES]
+            for count, _, model_pieces, greedy in examples[:EXAMPLES]
         ],
     }
 
 
 def longest_pieces(word: str, vocabulary: set[str], longest: int) -> list[str]:
     """The longest token that the word begins with, then the longest of the rest; characters without a token alone."""
-    found, start = [], 0
+    pieces, start = [], 0
     while start < len(word):
         for end in range(min(len(word), start + longest), start, -1):
             if word[start:end] in vocabulary:
                 break
-        found.append(word[start:end])
+        pieces.append(word[start:end])
         start = end
-    return found
+    return pieces
 
 
 def count_words(tokenizer: HFTokenizer, texts: Iterable[str]) -> Counter[str]:
-    """How often each pre-token occurs, in the tokenizer's way of writing."""
+    """How often each pre-token occurs, written as the tokenizer's vocabulary writes tokens."""
     words: Counter[str] = Counter()
     for text in texts:
         words.update(word for word in tokenizer.pretokens(text) if len(word) <= LONGEST_WORD)
@@ -175,7 +175,7 @@ def count_words(tokenizer: HFTokenizer, texts: Iterable[str]) -> Counter[str]:
 
 
 def fertility(sizes: np.ndarray, words: np.ndarray, characters: np.ndarray, tokens: np.ndarray) -> dict[str, Any]:
-    """Of some documents (each array one number a document): how many bytes a token is, how many tokens a word."""
+    """Bytes per token and tokens per word of documents; each array has one number per document."""
     return {
         "documents": len(sizes),
         "bytes": int(sizes.sum()),

@@ -1,7 +1,7 @@
-"""A random sample of documents that depends on their texts alone: not on their order, their files, or a stream of numbers.
+"""A random sample of documents that depends on their texts alone: not on their order, their files, or a random generator.
 
-Each document has a place by the digest of its text, and the sample is those of the lowest places. So documents of the
-same text fall together and count once, and what is held out of one sample is never trained on in another.
+Each document is ranked by the digest of its text, and the sample is those of the lowest ranks. So documents of the
+same text coincide and count once, and what is held out of one sample is never trained on in another.
 """
 
 import heapq
@@ -22,7 +22,7 @@ class Document:
     text: str
     domain: str
     language: str  # empty where it is not known
-    split: str  # so is this
+    split: str  # likewise
 
     @property
     def size(self) -> int:
@@ -31,29 +31,29 @@ class Document:
 
 
 def sample(shards: Sequence[Shard], max_bytes: int, seed: int = 0) -> list[Document]:
-    """Documents of `max_bytes` of text in all, or all there are, in an order that depends on the seed and the texts.
+    """Documents of `max_bytes` of text in total, or all of them, in an order that depends on the seed and the texts.
 
     No more than the sample is in memory at a time. Raises UserError when there is no text.
     """
     kept: dict[bytes, Document] = {}
-    latest: list[tuple[int, bytes]] = []  # the last place first
-    total, limit = 0, b"\xff" * 17  # places from `limit` on have been given up
+    highest: list[tuple[int, bytes]] = []  # the highest rank first
+    total, limit = 0, b"\xff" * 17  # ranks from `limit` on are dropped
     with Progress("reading", len(shards), "shards") as progress:
         for shard in shards:
             for document in _parts(shard):
-                place = blake2b(document.text.encode(), digest_size=16, salt=seed.to_bytes(8, "little")).digest()
-                if not document.text or place >= limit or place in kept:
+                rank = blake2b(document.text.encode(), digest_size=16, salt=seed.to_bytes(8, "little")).digest()
+                if not document.text or rank >= limit or rank in kept:
                     continue
-                kept[place] = document
-                heapq.heappush(latest, (-int.from_bytes(place), place))
+                kept[rank] = document
+                heapq.heappush(highest, (-int.from_bytes(rank), rank))
                 total += document.size
                 while total > max_bytes and len(kept) > 1:
-                    limit = heapq.heappop(latest)[1]
+                    limit = heapq.heappop(highest)[1]
                     total -= kept.pop(limit).size
             progress.advance()
     if not kept:
         raise UserError(f"no text in {', '.join(sorted({str(shard.path) for shard in shards}))}")
-    return [kept[place] for place in sorted(kept)]
+    return [kept[rank] for rank in sorted(kept)]
 
 
 

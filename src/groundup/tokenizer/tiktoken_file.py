@@ -1,7 +1,7 @@
-"""A tokenizer as the two files that tiktoken is made of.
+"""A tokenizer as the two files that make a `tiktoken.Encoding`.
 
-`NAME.tiktoken` is OpenAI's format of vocabularies, a token in base64 and its rank on each line; `NAME.tiktoken.json` has what
-such a file leaves out, in the words of `tiktoken.Encoding`: `pat_str` and `special_tokens`.
+`NAME.tiktoken` is OpenAI's format of vocabularies, a token in base64 and its rank on each line; `NAME.tiktoken.json` has the
+other arguments of `tiktoken.Encoding`: `pat_str` and `special_tokens`.
 """
 
 import base64
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def export(folder: Path, out: Path) -> dict[str, Any]:
-    """Write `out` and, beside it, `out`.json; what is in them. Raises UserError for a tokenizer that is not by our rules."""
+    """Write `out` and `out`.json; returns their names and sizes. Raises UserError for a tokenizer that is not by our rules."""
     tokenizer = of_model(folder)
     if not isinstance(tokenizer, Tokenizer):
         raise UserError(f"{folder}: its tokenizer is no byte-level BPE by our rules, and tiktoken has no other kind")
@@ -30,5 +30,5 @@ def export(folder: Path, out: Path) -> dict[str, Any]:
     write_json(settings, {"pat_str": tokenizer.pattern.regex, "special_tokens": special})
     if tokenizer.composed:
         logger.warning("this tokenizer brings text to Unicode's form NFC, which tiktoken does not: do so before it encodes")
-    found = {"tokens": len(tokens), "special_tokens": len(special), "nfc": tokenizer.composed}
-    return {"tiktoken": str(out), "settings": str(settings), **found}
+    sizes = {"tokens": len(tokens), "special_tokens": len(special), "nfc": tokenizer.composed}
+    return {"tiktoken": str(out), "settings": str(settings), **sizes}

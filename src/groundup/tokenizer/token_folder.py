@@ -1,4 +1,4 @@
-"""Documents as the token files that pre-training reads: `train` and `held_out`, and a table of what stands where."""
+"""Documents as the token files that pre-training reads: `train` and `held_out`, and a table of the documents in them."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -13,14 +13,14 @@ from groundup.core.files import replacing
 from groundup.data import token_files
 from groundup.tokenizer.tokenizer import Tokenizer
 
-TABLE = "documents.parquet"  # written last: where it is, the token files are whole
+TABLE = "documents.parquet"  # written last: where it exists, the token files are whole
 BATCH = 1024  # documents encoded at once
 
 
 def write(
     folder: Path, splits: Mapping[str, Iterable[Mapping[str, Any]]], tokenizer: Tokenizer, threads: int = 1
 ) -> dict[str, dict[str, int]]:
-    """Write each split's documents (rows with `text`, `id`, `domain` and `best`), each as `Tokenizer.document` has it.
+    """Write each split's documents (rows with `text`, `id`, `domain` and `best`), each encoded by `Tokenizer.document`.
 
     Returns {split: {"documents", "tokens", "bytes"}}; bytes are those of the texts.
     """
@@ -40,7 +40,7 @@ def write(
 def _encoded(
     split: str, documents: Iterator[Mapping[str, Any]], tokenizer: Tokenizer, threads: int, rows: list[dict[str, Any]]
 ) -> Iterator[np.ndarray]:
-    """Ids of each document; on the way `rows` gets its row of the table."""
+    """Ids of each document; appends its row of the table to `rows`."""
     while batch := [*islice(documents, BATCH)]:
         encoded = tokenizer.encode_batch([row["text"] for row in batch], threads)
         for row, ids in zip(batch, map(tokenizer.document, encoded), strict=True):

@@ -24,11 +24,11 @@ from groundup.tokenizer.patterns import PATTERNS, Pattern, pattern_of
 from groundup.tokenizer.tokenizer_folder import ByteTokens, bpe_model, describe
 
 # tiktoken's time for one pre-token grows faster than its length, and its regular expressions need stack for a long run of
-# one kind. A run of twice this many characters of one kind or more holds a block of them, and goes another way.
+# one kind. A run of at least twice this many characters of one kind holds a whole block of them, and is encoded in chunks.
 BLOCK = 20_000
 _OF_ONE_KIND = regex.compile(r"\p{L}++|\s++|[^\s\p{L}\p{N}]++")
 CHUNK = 1 << 15  # bytes of a long pre-token encoded at once
-# A rule that looks ahead over all digits of a number takes time that grows with the square of their number. Cut at
+# A pattern that looks ahead over all digits of a number takes time that grows with the square of their number. Cut at
 # multiples of three from its end, a number gives the same pre-tokens in parts.
 LONGEST_DIGITS = 300
 _DIGITS = regex.compile(r"\p{N}+")
@@ -49,7 +49,7 @@ class Tokenizer(ByteTokens):
         special: Sequence[str] = SPECIAL_TOKENS,
         composed: bool = False,
     ) -> None:
-        """`composed`: text is brought to Unicode's form NFC before it is cut, as Qwen's is."""
+        """`composed`: text is normalised to Unicode's form NFC before it is cut, as for Qwen's tokenizer."""
         super().__init__(tokens, special)
         self.merges, self.pattern, self.composed = list(merges), pattern, composed
         # It knows no special token, so none can come out of text. Ids serve as ranks: they grow in the order of merges.
@@ -75,24 +75,24 @@ class Tokenizer(ByteTokens):
     def load(cls, folder: Path) -> Self:
         """Read `tokenizer.json`. Raises UserError when it is missing, damaged, or follows other rules than ours and Qwen's."""
         path = checked(Path(folder) / "tokenizer.json")
-        found = read_json(path)
+        description = read_json(path)
         try:
             # Releases before 2024 wrote a merge as one string.
-            pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in found["model"]["merges"]]
-            pattern = pattern_of(found["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]) or PATTERNS["qwen2"]
-            added = {token["id"]: token["content"] for token in found["added_tokens"]}
-            special, composed = [added[number] for number in sorted(added)], found["normalizer"] == {"type": "NFC"}
+            pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in description["model"]["merges"]]
+            pattern = pattern_of(description["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]) or PATTERNS["qwen2"]
+            added = {token["id"]: token["content"] for token in description["added_tokens"]}
+            special, composed = [added[number] for number in sorted(added)], description["normalizer"] == {"type": "NFC"}
             if missing := [name for name in SPECIAL_TOKENS[:3] if name not in special]:
                 raise UserError(f"no token {missing[0]}")
             merges = [(_to_bytes(left), _to_bytes(right)) for left, right in pairs]
             tokenizer = cls.from_merges(merges, pattern, special, composed)
             ours = tokenizer.as_json()
-            # Whoever saved the file again may have added keys; these parts decide which ids come out.
+            # Other tools that saved the file again may have added keys; only these parts decide the ids.
             same = {
-                "model": found["model"]["vocab"] == ours["model"]["vocab"] and _pairs_bytes(found["model"]),
+                "model": description["model"]["vocab"] == ours["model"]["vocab"] and _pairs_bytes(description["model"]),
                 "added_tokens": added == {number: name for name, number in tokenizer.special_tokens.items()},
-                "normalizer": found["normalizer"] == ours["normalizer"],
-                "pre_tokenizer": _cuts(found["pre_tokenizer"]) == _cuts(ours["pre_tokenizer"]),
+                "normalizer": description["normalizer"] == ours["normalizer"],
+                "pre_tokenizer": _cuts(description["pre_tokenizer"]) == _cuts(ours["pre_tokenizer"]),
             }
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path}: not a byte-level BPE ({error!r}); train the tokenizer again") from None
@@ -102,7 +102,7 @@ class Tokenizer(ByteTokens):
             raise UserError(
                 f"{path}: {other[0]} is neither groundup's nor Qwen's; train the tokenizer again, or take one of these"
             )
-        tokenizer.keep(path.parent)
+        tokenizer.remember_files(path.parent)
         return tokenizer
 
     def encode(self, text: str) -> list[int]:
@@ -114,14 +114,14 @@ class Tokenizer(ByteTokens):
 
     def encode_batch(self, texts: Iterable[str], threads: int = 1) -> list[np.ndarray]:
         """Ids of each text (int32), as `encode` gives them, in the order of the texts."""
-        with ThreadPoolExecutor(threads) as pool:  # tiktoken lets go of the interpreter lock
+        with ThreadPoolExecutor(threads) as pool:  # tiktoken releases the interpreter lock
             return list(pool.map(self._encode_array, texts))
 
     def _encode_array(self, text: str) -> np.ndarray:
         return np.array(self.encode(text), np.int32)
 
     def _parts(self, text: str) -> list[str]:
-        """Parts that encode to the same ids as the whole, without numbers on which the rule would take long."""
+        """Parts that encode to the same ids as the whole, without numbers on which the pattern would take long."""
         cuts: list[int] = []
         if self.pattern.name == "threes-from-right" and len(text) > LONGEST_DIGITS:
             runs = (run.span() for run in _DIGITS.finditer(text))
@@ -136,26 +136,26 @@ class Tokenizer(ByteTokens):
         return (token for pretoken in pretokens for token in self._encode_pretoken(pretoken[0].encode()))
 
     def _encode_pretoken(self, data: bytes) -> list[int]:
-        """Chunks that overlap, joined where both have the same token at the same place.
+        """Ids of a long pre-token, from overlapping chunks that are joined where both have the same token at the same offset.
 
         That gives the ids of the whole, because tokens in a row are the encoding of their bytes if and only if every
         two neighbours are the encoding of theirs (van Antwerpen and Neubeck 2024, "So many tokens, so little time").
         """
         encode, size = self._encoding._encode_single_piece, CHUNK
         ids: list[int] = []
-        start, found = 0, encode(data[:size])
+        start, chunk_ids = 0, encode(data[:size])
         while start + size < len(data):
-            ends = np.cumsum(self.bytes_per_token[found])
-            count = int(np.searchsorted(ends, size * 7 // 8, "right"))  # the last ones may change with what follows
+            ends = np.cumsum(self.bytes_per_token[chunk_ids])
+            count = int(np.searchsorted(ends, size * 7 // 8, "right"))  # the last ones may depend on the bytes after the chunk
             cut = start + int(ends[count - 1])
-            following = encode(data[cut : cut + size])
-            if count and following[0] == found[count]:
-                ids += found[:count]
-                start, found = cut, following
+            next_ids = encode(data[cut : cut + size])
+            if count and next_ids[0] == chunk_ids[count]:
+                ids += chunk_ids[:count]
+                start, chunk_ids = cut, next_ids
             else:
                 size *= 2
-                found = encode(data[start : start + size])
-        return ids + found
+                chunk_ids = encode(data[start : start + size])
+        return ids + chunk_ids
 
     def as_json(self) -> dict[str, Any]:
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
@@ -173,9 +173,9 @@ class Tokenizer(ByteTokens):
 
 
 def longest_words(tokenizer: ByteTokens, count: int) -> list[str]:
-    """The longest tokens that hold a letter, the longest first: all the longest are runs of spaces and rules.
+    """The longest tokens that hold a letter, the longest first: without that condition they are runs of spaces and rules.
 
-    A token that is a part of a longer one, which it was merged into, is left out.
+    A token that is part of a longer one in the list is left out.
     """
     texts = []
     for token in range(tokenizer.size):
@@ -194,7 +194,7 @@ def longest_words(tokenizer: ByteTokens, count: int) -> list[str]:
 
 
 class StreamDecoder:
-    """Decodes tokens as they come, and holds back bytes until their character is whole.
+    """Decodes tokens one by one, and holds back bytes until their character is complete.
 
     The pieces of `push` and the last one of `finish` together are `tokenizer.decode` of all tokens, or `decode_within` where
     they continue other text (`within`).
@@ -211,13 +211,13 @@ class StreamDecoder:
 
 
 def _pairs_bytes(model: dict[str, Any]) -> bool:
-    """Whether the model's rule is that of ours: no sign for where a word begins, ends or goes on is paired with its bytes."""
+    """Whether the model merges as ours: plain pairs of bytes, without marks where a word begins, continues or ends."""
     others = ("ignore_merges", "continuing_subword_prefix", "end_of_word_suffix")
     return model.get("type", "BPE") == "BPE" and not any(map(model.get, others))
 
 
 def _cuts(pre_tokenizer: dict[str, Any]) -> list[dict[str, Any]]:
-    """Of a `pre_tokenizer` what decides where text is cut; not what places are told of the pieces."""
+    """The settings of a `pre_tokenizer` that decide where text is cut, without `trim_offsets`, which changes only offsets."""
     return [{key: value for key, value in part.items() if key != "trim_offsets"} for part in pre_tokenizer["pretokenizers"]]
 
 

@@ -1,7 +1,7 @@
-"""What a tokenizer's folder says beside its ids: chat template, special tokens, settings.
+"""The files of a tokenizer's folder besides its vocabulary: chat template, special tokens, settings.
 
-Of a folder of ours this is made again whenever one is written. Of anybody else's it is kept as it is, to the byte, so that
-whoever continues a published model has a folder that other tools use as they used the first.
+A folder of ours is written anew each time. A foreign folder's files are kept as they are, to the byte, so that a continued
+published model has a folder that other tools use as they used the first.
 """
 
 import json
@@ -26,9 +26,9 @@ NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_t
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """The folder's text files by name, its template and the tokens that it names, such as `eos_token`."""
+    """A folder's text files by name, its chat template and the tokens that it names, such as `eos_token`."""
 
-    files: Mapping[str, str] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
     template: str | None = None
     named: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] | None = None  # tokenizer_config.json
@@ -40,32 +40,32 @@ def read(folder: Path) -> TokenizerFiles:
     names += sorted(f"{MORE_TEMPLATES}/{path.name}" for path in (folder / MORE_TEMPLATES).glob("*.jinja"))[:100]
     files = {name: _text(folder, name) for name in names}
     settings: dict[str, Any] = {}
-    found = None
+    entries = None
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if name in files:
-            if not isinstance(found := read_json(folder / name), dict):
+            if not isinstance(entries := read_json(folder / name), dict):
                 raise UserError(f"{folder / name}: not a JSON object; download it again")
-            settings |= found
+            settings |= entries
     named = {name: text for name in NAMED if (text := _content(settings.get(name))) is not None}
-    own = found if "tokenizer_config.json" in files else None
-    return TokenizerFiles(files, _template(files, settings, folder), named, own)
+    config = entries if "tokenizer_config.json" in files else None
+    return TokenizerFiles(files, _template(files, settings, folder), named, config)
 
 
-def textual(found: TokenizerFiles) -> list[str]:
-    """The added tokens that tokenizer.json calls not special: they are text of a kind."""
-    added = json.loads(found.files["tokenizer.json"].lstrip("\ufeff")).get("added_tokens") or []
+def textual(files: TokenizerFiles) -> list[str]:
+    """The added tokens that tokenizer.json marks as not special: they count as text."""
+    added = json.loads(files.texts["tokenizer.json"].lstrip("\ufeff")).get("added_tokens") or []
     return [token["content"] for token in added if token.get("special") is False]
 
 
 def template_of(
-    found: TokenizerFiles, special: Mapping[str, int], ends: list[int], folder: Path, find: FindSpecial | None = None
+    files: TokenizerFiles, special: Mapping[str, int], ends: list[int], folder: Path, find: FindSpecial | None = None
 ) -> ChatTemplate | None:
-    if found.template is None:
+    if files.template is None:
         return None
     if "" in special:
         raise UserError(f"{folder}/tokenizer.json: a special token without text; no conversation can hold it")
-    said = [name for name in textual(found) if name in special]
-    return ChatTemplate(found.template, found.named, special, said, ends, str(folder), find)
+    textual_tokens = [name for name in textual(files) if name in special]
+    return ChatTemplate(files.template, files.named, special, textual_tokens, ends, str(folder), find)
 
 
 def _text(folder: Path, name: str) -> str:
@@ -81,7 +81,7 @@ def _text(folder: Path, name: str) -> str:
 
 
 def _content(token: Any) -> str | None:
-    """A special token's text: as it is, or in an object with how it is looked for."""
+    """A special token's text, given as a string or as an object with its matching flags."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else None
 
@@ -89,12 +89,12 @@ def _content(token: Any) -> str | None:
 def _template(files: Mapping[str, str], settings: Mapping[str, Any], folder: Path) -> str | None:
     if "chat_template.jinja" in files:  # which wins over the settings in transformers too
         return files["chat_template.jinja"]
-    found = settings.get("chat_template")
-    if isinstance(found, list):  # several, by name
-        defaults = [one.get("template") for one in found if isinstance(one, dict) and one.get("name") == "default"]
+    template = settings.get("chat_template")
+    if isinstance(template, list):  # several, by name
+        defaults = [entry.get("template") for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
         if not defaults:
-            raise UserError(f"{folder}/tokenizer_config.json: of its chat templates none is the default; name one so")
-        found = defaults[0]
-    if found is not None and not isinstance(found, str):
-        raise UserError(f"{folder}/tokenizer_config.json: chat_template must be text, not {type(found).__name__}")
-    return found
+            raise UserError(f"{folder}/tokenizer_config.json: none of its chat templates is named default; name one so")
+        template = defaults[0]
+    if template is not None and not isinstance(template, str):
+        raise UserError(f"{folder}/tokenizer_config.json: chat_template must be text, not {type(template).__name__}")
+    return template

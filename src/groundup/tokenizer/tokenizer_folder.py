@@ -1,4 +1,4 @@
-"""The folder of a tokenizer as other tools read it; what its kinds have in common."""
+"""The folder of a tokenizer as other tools read it; what all kinds of tokenizers share."""
 
 import codecs
 import json
@@ -18,22 +18,22 @@ from groundup.tokenizer.template import Before, ChatTemplate
 
 
 class ByteTokens:
-    """What tokenizers share whose tokens stand for bytes; a subclass has `as_json`, which is its `tokenizer.json`."""
+    """Base of the tokenizers whose tokens stand for bytes; a subclass has `as_json`, the content of `tokenizer.json`."""
 
     def __init__(self, tokens: Iterable[bytes], special: Sequence[str] = SPECIAL_TOKENS) -> None:
-        """`tokens` in the order of their ids; the `special` tokens come after them. One without <|pad|> is padded as
-        Qwen's is, with the end of a text.
+        """`tokens` in the order of their ids; the `special` tokens come after them. Without <|pad|> padding is the end-of-text
+        token, as Qwen's is.
         """
         self._tokens = [*tokens, *(b"" for _ in special)]
         first = len(self._tokens) - len(special)
         self.special_tokens = {name: first + number for number, name in enumerate(special)}
         self.end_of_text, self.message_start, self.message_end = (self.special_tokens[name] for name in SPECIAL_TOKENS[:3])
-        self.begin_of_text = self.end_of_text  # every document stands after it
+        self.begin_of_text = self.end_of_text  # every document begins with it
         self.pad = self.special_tokens.get(SPECIAL_TOKENS[3], self.end_of_text)
         self.ends = [self.end_of_text, self.message_end]  # of a text or of an answer
-        self.kept: dict[str, str] = {}  # by name the files of a folder that is not ours, which are written as they came
+        self.foreign_files: dict[str, str] = {}  # by name, the files of a folder that is not ours, written again unchanged
         self.folder_has_template = False
-        self.template: ChatTemplate | None = None  # that folder's own, where it is another than ours
+        self.template: ChatTemplate | None = None  # that folder's chat template, where it is not ours
         self.bytes_per_token = np.array([len(token) for token in self._tokens], np.int64)  # (size,), 0: special tokens
 
     @property
@@ -52,16 +52,18 @@ class ByteTokens:
         return self.encode(text)
 
     def encode_after(self, text: str, before: Before) -> list[int]:
-        """Ids of a text in the midst of others. Some tokenizers put a space before a text, but not before its parts."""
+        """Ids of a text that follows `before`. Some tokenizers put a space before a text, but not before its parts."""
         return self.encode(text)
 
     def document(self, text_ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Ids of a document as training reads it (int32): between what begins and what ends one, where these are two."""
+        """Ids of a document as training reads it (int32): after the token that begins one, and before the one that ends it
+        where these are two.
+        """
         end = [] if self.begin_of_text == self.end_of_text else [self.end_of_text]
         return np.concatenate([[self.begin_of_text], text_ids, end]).astype(np.int32)
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes a token stands for; none for special tokens, but for those that their folder calls text."""
+        """The bytes of a token; empty for special tokens, except those that their folder calls text."""
         if not 0 <= token < self.size:
             raise IndexError(f"token {token} is outside the vocabulary of {self.size}")
         return self._tokens[token]
@@ -74,11 +76,11 @@ class ByteTokens:
         return self.decode_bytes(tokens).decode("utf-8", "replace")
 
     def decode_within(self, tokens: Iterable[int]) -> str:
-        """Text of tokens that continue other text: of those tokenizers the first space stays."""
+        """Text of tokens that continue other text: where a tokenizer puts a space before a text, the first space stays."""
         return self.decode(tokens)
 
     def incremental(self, drops: bool = True) -> Callable[[int | None], str]:
-        """What each next token adds to the text, once its characters are whole; None for a token is the end of them.
+        """A function that takes each next token, or None at the end, and returns the text of the characters completed by it.
 
         `drops`: as `decode`, else as `decode_within`.
         """
@@ -88,13 +90,13 @@ class ByteTokens:
     def save(self, folder: Path, model_max_length: int | None = None, chat: bool = False) -> None:
         """Write `tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja`: same tokens, same bytes.
 
-        `chat`: other tools are told that a text ends with the end of a message rather than of a document. Either way they
-        are told that it begins with the end-of-text token, as every document does in training: without it the
+        `chat`: the files tell other tools that a text ends with the end of a message rather than of a document. Either way they
+        tell them that it begins with the end-of-text token, as every document does in training: without it the
         likelihoods of lm-eval, transformers and vLLM are not ours. (A rendered conversation has it already: `chat.py`.)
-        A folder that came from elsewhere is written as it came (see `keep`), with our chat template only where it has none.
+        A folder that is not ours is written as it was (see `remember_files`), with our chat template only where it has none.
         """
-        if self.kept:
-            for name, text in self.kept.items():
+        if self.foreign_files:
+            for name, text in self.foreign_files.items():
                 write_text(Path(folder) / name, text)
             if chat and not self.folder_has_template:
                 write_text(Path(folder) / "chat_template.jinja", CHAT_TEMPLATE)
@@ -114,49 +116,49 @@ class ByteTokens:
             "chat_template": CHAT_TEMPLATE,  # older readers look here, newer ones in chat_template.jinja
         }
 
-    def keep(self, folder: Path) -> None:
-        """Know what the folder came with, if it is not one that we wrote. Raises UserError as `tokenizer_files.read` does."""
-        found = tokenizer_files.read(folder)
-        other_template = found.template is not None and found.template.strip() != CHAT_TEMPLATE.strip()
-        if not other_template and self._wrote(found.settings):
+    def remember_files(self, folder: Path) -> None:
+        """Keep the files of `folder`, unless we wrote it ourselves. Raises UserError as `tokenizer_files.read` does."""
+        files = tokenizer_files.read(folder)
+        other_template = files.template is not None and files.template.strip() != CHAT_TEMPLATE.strip()
+        if not other_template and self._wrote(files.settings):
             return
-        self.kept, self.folder_has_template = dict(found.files), found.template is not None
-        if (eos := found.named.get("eos_token")) is not None:
+        self.foreign_files, self.folder_has_template = dict(files.texts), files.template is not None
+        if (eos := files.named.get("eos_token")) is not None:
             if eos not in self.special_tokens:
                 raise UserError(f"{folder}: its eos_token {eos[:40]!r} is none of the special tokens in tokenizer.json")
             self.ends = sorted({*self.ends, self.special_tokens[eos]})
-        for name in tokenizer_files.textual(found):  # Qwen3's <think>
+        for name in tokenizer_files.textual(files):  # Qwen3's <think>
             if (token := self.special_tokens[name]) not in self.ends:
                 self._tokens[token] = name.encode()
         if other_template:
-            self.template = tokenizer_files.template_of(found, self.special_tokens, self.ends, folder)
+            self.template = tokenizer_files.template_of(files, self.special_tokens, self.ends, folder)
 
     def _wrote(self, settings: Mapping[str, Any] | None) -> bool:
-        """Whether a tokenizer_config.json, if there is one, is as `save` writes it."""
+        """Whether `settings`, a folder's tokenizer_config.json if it has one, are as `save` writes them."""
         if settings is None:
             return True
         stated = {name: value for name, value in settings.items() if name != "model_max_length"}
         return any(stated == _config(self._settings(chat), None) for chat in (False, True))
 
-    def forget(self) -> None:
-        """For a model that is new: what is written is ours again, and so is the template."""
-        self.kept, self.template, self.ends = {}, None, [self.end_of_text, self.message_end]
+    def forget_files(self) -> None:
+        """For a new model: drop a foreign folder's files, so that the files and the chat template written are ours."""
+        self.foreign_files, self.template, self.ends = {}, None, [self.end_of_text, self.message_end]
         special = {*self.special_tokens.values()}
         self._tokens = [b"" if number in special else token for number, token in enumerate(self._tokens)]
 
     def digest(self) -> str:
-        """Of all that `is_that_of` compares."""
-        content = json.dumps([self.as_json(), self.special_tokens, self.kept], sort_keys=True)
+        """Digest of everything that `is_that_of` compares."""
+        content = json.dumps([self.as_json(), self.special_tokens, self.foreign_files], sort_keys=True)
         return blake2b(content.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
     def is_that_of(self, other: "ByteTokens") -> bool:
         """Whether both make the same ids of texts and conversations, and write the same folder."""
-        mine, its = ((one.as_json(), one.special_tokens, one.kept) for one in (self, other))
-        return mine == its
+        ours, theirs = ((each.as_json(), each.special_tokens, each.foreign_files) for each in (self, other))
+        return ours == theirs
 
 
 def _begins_with(name: str, number: int) -> dict[str, Any]:
-    """A post-processor that puts one token before a text, or before the first of two."""
+    """A post-processor that puts one token before a text, or before the first of two texts."""
     token = {"SpecialToken": {"id": name, "type_id": 0}}
     first, second = ({"Sequence": {"id": text, "type_id": 0}} for text in "AB")
     return {
@@ -175,7 +177,7 @@ def write(folder: Path, description: Mapping[str, Any], settings: Mapping[str, A
 
 def _config(settings: Mapping[str, Any], model_max_length: int | None) -> dict[str, Any]:
     return {
-        # Without it transformers goes by the model's type, and picks a class with another pre-tokenization.
+        # Without it transformers chooses by the model's type, and picks a class with another pre-tokenization.
         "tokenizer_class": "PreTrainedTokenizerFast",
         **({"model_max_length": model_max_length} if model_max_length else {}),
         **settings,
@@ -192,7 +194,7 @@ def describe(
     pre_tokenizer: dict[str, Any] | None = None,
     post_processor: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What `tokenizer.json` holds."""
+    """The content of `tokenizer.json`."""
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     ordered = sorted(special_tokens.items(), key=lambda token: token[1])
     return {
@@ -209,7 +211,7 @@ def describe(
 
 
 def bpe_model(vocabulary: dict[str, int], merges: list[list[str]], byte_fallback: bool) -> dict[str, Any]:
-    """Its `model`, of a tokenizer that pairs bytes or characters."""
+    """The `model` of tokenizer.json, for byte-pair encoding of bytes or characters."""
     return {
         "type": "BPE",
         "dropout": None,

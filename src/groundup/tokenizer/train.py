@@ -1,7 +1,7 @@
 """From files to a byte-level BPE: shards counted in parallel, the counts kept on disk, added and merged.
 
-A counts file is named after the content it was counted from, so whatever was counted is never counted again: not after
-a kill, not for another vocabulary, not when more files are added.
+A counts file is named after the content it was counted from, so nothing is counted twice: not after a kill, not for
+another vocabulary, not when more files are added.
 """
 
 import logging
@@ -30,8 +30,8 @@ from groundup.tokenizer.patterns import Pattern, pattern
 logger = logging.getLogger(__name__)
 
 FINEST_FACTOR = 1000  # of the mixture: counts are multiplied by whole numbers, the smallest of them this one
-FARTHEST_WEIGHTS = 1e12  # times as often as another's may a domain's text count; 64 bits hold no more
-SHARDS_A_WORKER = 2  # fewer do not pay for starting a process
+FARTHEST_WEIGHTS = 1e12  # largest ratio between the factors of two domains; 64 bits hold no more
+SHARDS_PER_WORKER = 2  # fewer do not pay for starting a process
 
 
 def train_bpe(
@@ -43,29 +43,29 @@ def train_bpe(
     workers: int | None = None,
     memory: int = 8 << 30,
 ) -> dict[str, Any]:
-    """Write the tokenizer into folder `out` (and `out`/counts); returns what was counted, lost and merged.
+    """Write the tokenizer into folder `out` (and `out`/counts); returns the numbers counted, left out and merged.
 
-    `weights`: share of the text of each domain; without, as found. `memory`: bytes for merging; rare pre-tokens that do
-    not fit are left out. The result depends on the documents and these settings alone, but not on `workers`.
+    `weights`: share of the text of each domain; without, as in the inputs. `memory`: bytes for merging; rare pre-tokens that
+    do not fit are left out. The result depends on the documents and these settings alone, not on `workers`.
     Raises UserError when the inputs cannot be read, hold no text, or the vocabulary is too small.
     """
     chosen = pattern(pattern_name)
     refused = Refused()
     by_domain = count_inputs(inputs, out / "counts", chosen, workers, refused)
-    counts, loss = prune(mix(by_domain, weights or {}), memory)
+    counts, pruned = prune(mix(by_domain, weights or {}), memory)
     if not len(counts):
         raise UserError(f"no text in {', '.join(map(str, inputs))}{f' ({refused})' if refused else ''}")
     if refused:
         logger.warning(f"passed over: {refused}")
     by_domain = {domain: _size(part) for domain, part in by_domain.items()}
-    pa.default_memory_pool().release_unused()  # what counting needed is more than what merging does
+    pa.default_memory_pool().release_unused()  # counting needed more than merging does
     merges = bpe.train(counts, vocabulary)
-    from groundup.tokenizer.tokenizer import Tokenizer  # here, or what it imports would stand beside the counts
+    from groundup.tokenizer.tokenizer import Tokenizer  # here: the memory of its imports would add to the counts'
 
     tokenizer = Tokenizer.from_merges(merges, chosen)
     tokenizer.save(out)
-    if loss.distinct:
-        logger.info(f"{loss}")
+    if pruned.distinct:
+        logger.info(f"{pruned}")
     if tokenizer.size < vocabulary:
         logger.info(f"vocabulary {tokenizer.size} instead of {vocabulary}: no more pairs to merge")
     return {
@@ -74,7 +74,7 @@ def train_bpe(
         "pattern": chosen.name,
         "compatibility": chosen.compatibility,
         "distinct": len(counts),
-        "left_out": {"distinct": loss.distinct, "occurrences": loss.occurrences, "of": loss.of},
+        "left_out": {"distinct": pruned.distinct, "occurrences": pruned.occurrences, "of": pruned.total},
         "bytes": by_domain,
     }
 
@@ -107,14 +107,14 @@ def train_plain(kind: str, inputs: Sequence[Path], out: Path, vocabulary: int) -
 def count_inputs(
     inputs: Sequence[Path], folder: Path, chosen: Pattern, workers: int | None = None, refused: Refused | None = None
 ) -> dict[str, Counts]:
-    """Counts by domain, sorted by name, over the training documents of all inputs; kept by shard in `folder`.
+    """Counts by domain, sorted by name, over the training documents of all inputs; stored by shard in `folder`.
 
     `refused` gets the rows without text of the shards that are counted now.
     """
     shards = documents.find(inputs)
     paths = [folder / f"{shard.name}-{chosen.name}.parquet" for shard in shards]
     todo = {path: (shard, chosen.name, path) for shard, path in zip(shards, paths, strict=True) if not is_sealed(path)}
-    workers = workers or max(1, min(cores(), len(todo) // SHARDS_A_WORKER))
+    workers = workers or max(1, min(cores(), len(todo) // SHARDS_PER_WORKER))
     label, done = "counting", len(shards) - len(todo)
     with pool(workers) as started, Progress(label, len(shards), "shards", done) as progress:
         for passed_over in started.spread(count_shard, todo.values()):
@@ -129,18 +129,18 @@ def count_inputs(
 
 
 def count_shard(shard: Shard, pattern_name: str, path: Path) -> Refused:
-    """Write the counts of one shard: columns domain, pretoken, number, in this order of sorting. Returns rows passed over."""
+    """Write the counts of one shard: columns domain, pretoken, number, sorted in this order. Returns the rows passed over."""
     refused = Refused()
     tallies: defaultdict[str, Tally] = defaultdict(lambda: Tally(pattern(pattern_name)))
     for texts, domains in documents.read(shard, "train", refused):
-        found = pc.unique(domains).to_pylist()
-        for domain in found:
-            tallies[domain].add(texts.filter(pc.equal(domains, domain)) if len(found) > 1 else texts)
+        names = pc.unique(domains).to_pylist()
+        for domain in names:
+            tallies[domain].add(texts.filter(pc.equal(domains, domain)) if len(names) > 1 else texts)
     tables = []
     for domain in sorted(tallies):
         counts = tallies.pop(domain).counts()
-        names = pa.DictionaryArray.from_arrays(np.zeros(len(counts), np.int32), [domain])
-        tables.append(pa.table({"domain": names, "pretoken": counts.pretokens, "number": counts.numbers}))
+        column = pa.DictionaryArray.from_arrays(np.zeros(len(counts), np.int32), [domain])
+        tables.append(pa.table({"domain": column, "pretoken": counts.pretokens, "number": counts.numbers}))
     empty = pa.table({"domain": pa.DictionaryArray.from_arrays(pa.array([], pa.int32()), pa.array([], pa.string())),
                       "pretoken": pa.array([], pa.large_binary()), "number": pa.array([], pa.int64())})  # fmt: skip
     with replacing(path) as temporary:
@@ -156,7 +156,7 @@ def parse_weights(pairs: Sequence[str]) -> dict[str, float]:
 
 
 def mix(by_domain: Mapping[str, Counts], weights: Mapping[str, float]) -> Counts:
-    """Counts in which the text of each domain has its share by weight; without weights, as found.
+    """Counts in which the text of each domain has its share by weight; without weights, as in the inputs.
 
     Domains without a weight are left out. Raises UserError for a weight of a domain that has no text.
     """
@@ -166,13 +166,13 @@ def mix(by_domain: Mapping[str, Counts], weights: Mapping[str, float]) -> Counts
     for domain, size in sizes.items():
         if not size:
             raise UserError(f"no text of domain {domain!r} to weigh; there is: {', '.join(by_domain)}")
-    rates = {domain: weights[domain] / sizes[domain] for domain in sorted(weights)}
-    least, most = min(rates.values()), max(rates.values())
-    if not most < least * FARTHEST_WEIGHTS:
-        rare = min(rates, key=rates.__getitem__)
+    multipliers = {domain: weights[domain] / sizes[domain] for domain in sorted(weights)}
+    lowest, highest = min(multipliers.values()), max(multipliers.values())
+    if not highest < lowest * FARTHEST_WEIGHTS:
+        rare = min(multipliers, key=multipliers.__getitem__)
         raise UserError(f"weight of {rare[:60]!r}: another's text would count over {FARTHEST_WEIGHTS:.0e} times as often")
-    factors = [round(FINEST_FACTOR * rate / least) for rate in rates.values()]
-    return add([by_domain[domain] for domain in rates], factors)
+    factors = [round(FINEST_FACTOR * multiplier / lowest) for multiplier in multipliers.values()]
+    return add([by_domain[domain] for domain in multipliers], factors)
 
 
 def _size(counts: Counts) -> int:
@@ -182,9 +182,9 @@ def _size(counts: Counts) -> int:
 
 def _read(path: Path) -> dict[str, Counts]:
     table = pq.ParquetFile(path, read_dictionary=["domain"]).read(use_threads=False)
-    found = {}
+    counts = {}
     for domain in pc.unique(table["domain"]).to_pylist():
         part = table.filter(pc.equal(table["domain"], domain))
         pretokens = part["pretoken"].cast(pa.large_binary()).combine_chunks()
-        found[domain] = Counts(pretokens, part["number"].to_numpy())
-    return found
+        counts[domain] = Counts(pretokens, part["number"].to_numpy())
+    return counts

@@ -1,13 +1,13 @@
 """WordPiece, the tokenizer of BERT (Schuster & Nakajima 2012; Devlin et al. 2019): trained from counts, longest match.
 
-Text is cut into words by BERT's basic tokenization: control characters go, letters are lower-cased and lose their
-accents, and white space, punctuation marks and Chinese characters part the words. A word becomes the longest piece of
-the vocabulary that it begins with, then the longest that continues it (`##piece`), and so on; a word that some piece is
-missing for is `[UNK]` as a whole.
+Text is cut into words by BERT's basic tokenization: control characters are removed, letters are lower-cased and lose their
+accents, and words are separated at white space, punctuation marks and Chinese characters. A word becomes the longest piece
+of the vocabulary that it begins with, then the longest that continues it (`##piece`), and so on; a word for which a piece is
+missing is `[UNK]` as a whole.
 
 The trainer sees how often each word occurs and never the text. It begins with the characters and, again and again, joins
-the adjacent pair of pieces seen most often; of equals, the pair of smallest ids. That is how Hugging Face's
-`WordPieceTrainer` chooses; but there ids follow the order of a hash table, so equals fall out differently in every
+the most frequent adjacent pair of pieces; of equals, the pair of smallest ids. That is how Hugging Face's
+`WordPieceTrainer` chooses; but there ids follow the order of a hash table, so ties are broken differently in every
 process, while here the same counts give the same file. (Google's trainer, never published, is described as choosing by
 gain of likelihood.)
 Text is never a special token: "[SEP]" in a document is three ordinary tokens, whoever wrote it.
@@ -33,15 +33,15 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUES = "##"
 LONGEST_WORD = 100  # characters; a longer word is [UNK], as in BERT
 
-Piece = tuple[int, int, int]  # id; where the characters that it stands for begin and end in the text
+Piece = tuple[int, int, int]  # id; start and end in the text of the characters that it stands for
 
 
 class BasicTokenization(dict[int, str]):
-    """What BERT's basic tokenization makes of each character, by its code point; filled as characters are met.
+    """The result of BERT's basic tokenization for each character, by its code point; filled as characters are met.
 
-    A letter becomes lower case without accents, a character that parts words stands between spaces, others vanish.
-    Which is which, the `tokenizers` library says: its Unicode tables are older than Python's, and ids must agree with
-    what reads our folder on every character.
+    A letter becomes lower case without accents, a character that separates words gets spaces around it, others vanish.
+    The `tokenizers` library decides which: its Unicode tables are older than Python's, and ids must agree with
+    readers of our folder on every character.
     """
 
     _PARTS = pre_tokenizers.BertPreTokenizer()
@@ -52,7 +52,7 @@ class BasicTokenization(dict[int, str]):
     def __missing__(self, code: int) -> str:
         if 0xD800 <= code < 0xE000:  # a lone surrogate, which no file can hold
             return ""
-        # Between two letters, so that spaces at its ends count too.
+        # Between two letters, so that spaces around it count too.
         between = self._PARTS.pre_tokenize_str(f"x{self._normalizer.normalize_str(chr(code))}x")
         self[code] = " ".join(word for word, _ in between)[1:-1]
         return self[code]
@@ -60,21 +60,21 @@ class BasicTokenization(dict[int, str]):
     def words(self, text: str) -> list[str]:
         return text.translate(self).split(" ")  # with empty ones, where spaces meet
 
-    def placed_words(self, text: str) -> list[tuple[str, list[int]]]:
-        """Each word, and for each of its characters the number of the character of `text` that it comes from."""
-        found: list[tuple[list[str], list[int]]] = [([], [])]
-        for number, character in enumerate(text):
+    def words_with_offsets(self, text: str) -> list[tuple[str, list[int]]]:
+        """Each word, and for each of its characters the offset of the character of `text` that it comes from."""
+        words: list[tuple[list[str], list[int]]] = [([], [])]
+        for offset, character in enumerate(text):
             for part in self[ord(character)]:
                 if part == " ":
-                    found.append(([], []))
+                    words.append(([], []))
                 else:
-                    found[-1][0].append(part)
-                    found[-1][1].append(number)
-        return [("".join(parts), places) for parts, places in found if parts]
+                    words[-1][0].append(part)
+                    words[-1][1].append(offset)
+        return [("".join(parts), offsets) for parts, offsets in words if parts]
 
 
 def count_words(texts: Iterable[str], lowercase: bool = True) -> Counter[str]:
-    """How often each word occurs. Counters of shards add up; for a mixture, scale them to whole numbers first."""
+    """How often each word occurs. Counters of shards add up; for a mixture, scale them to integers first."""
     counts: Counter[str] = Counter()
     basic = BasicTokenization(lowercase)
     for text in texts:
@@ -87,8 +87,8 @@ def train(counts: Mapping[str, int], vocabulary: int, characters: int = 1000) ->
     """The vocabulary, in the order of ids: special tokens, characters, characters inside a word, and pieces as joined.
 
     Only the `characters` most frequent characters are kept (BERT has 997), of equals the smaller code points; words
-    with others are left out of the counts, being `[UNK]` anyway. Fewer than `vocabulary` come back when nothing is
-    left to join. Raises UserError when the characters alone are more.
+    with others are left out of the counts, being `[UNK]` anyway. Fewer than `vocabulary` are returned when no pair
+    remains. Raises UserError when the characters alone are more.
     """
     frequency: Counter[str] = Counter()
     for word, count in counts.items():
@@ -104,19 +104,19 @@ def train(counts: Mapping[str, int], vocabulary: int, characters: int = 1000) ->
             f"{len(pieces)}; ask for more, or for fewer characters"
         )
     ids = {piece: number for number, piece in enumerate(pieces)}
-    cut = [[ids[word[0]], *(ids[CONTINUES + character] for character in word[1:])] for word, _ in words]
+    segmented = [[ids[word[0]], *(ids[CONTINUES + character] for character in word[1:])] for word, _ in words]
     weights = [count for _, count in words]
     totals: defaultdict[tuple[int, int], int] = defaultdict(int)
-    places: defaultdict[tuple[int, int], list[int]] = defaultdict(list)  # words that have, or once had, the pair
-    for number, word in enumerate(cut):
+    words_with: defaultdict[tuple[int, int], list[int]] = defaultdict(list)  # words that have, or once had, the pair
+    for number, word in enumerate(segmented):
         for pair in pairwise(word):
             totals[pair] += weights[number]
-            places[pair].append(number)
+            words_with[pair].append(number)
     heap = [(-total, pair) for pair, total in totals.items()]
     heapq.heapify(heap)
     while heap and len(pieces) < vocabulary:
         negative_total, pair = heapq.heappop(heap)
-        if totals[pair] != -negative_total:  # other joins took some of its places since it was pushed
+        if totals[pair] != -negative_total:  # other joins took some of its occurrences since it was pushed
             if totals[pair] > 0:
                 heapq.heappush(heap, (-totals[pair], pair))
             continue
@@ -125,15 +125,15 @@ def train(counts: Mapping[str, int], vocabulary: int, characters: int = 1000) ->
         if merged == len(pieces):
             pieces.append(joined)
         grown: dict[tuple[int, int], None] = {}
-        for number in dict.fromkeys(places.pop(pair)):
-            before, weight = cut[number], weights[number]
-            after = cut[number] = _join(before, pair, merged)
+        for number in dict.fromkeys(words_with.pop(pair)):
+            before, weight = segmented[number], weights[number]
+            after = segmented[number] = _join(before, pair, merged)
             for old in pairwise(before):
                 totals[old] -= weight
             for new in pairwise(after):
                 totals[new] += weight
                 if merged in new:
-                    places[new].append(number)
+                    words_with[new].append(number)
                     grown[new] = None
         del totals[pair]
         for new in grown:
@@ -158,7 +158,7 @@ class WordPiece:
     """Make one from a vocabulary (of `train`, or of a published BERT), or `load` it."""
 
     def __init__(self, pieces: Sequence[str], lowercase: bool = True) -> None:
-        """`pieces` in the order of ids. Raises UserError when a special token is missing or a piece stands twice."""
+        """`pieces` in the order of ids. Raises UserError when a special token is missing or a piece occurs twice."""
         self.pieces, self.lowercase = list(pieces), lowercase
         self._ids = {piece: number for number, piece in enumerate(self.pieces)}
         if len(self._ids) < len(self.pieces) or not self._ids.keys() >= {*SPECIAL_TOKENS}:
@@ -188,52 +188,52 @@ class WordPiece:
         """Ids of each text (int32), as `encode` gives them, in the order of the texts."""
         return [np.array(self.encode(text), np.int32) for text in texts]
 
-    def encode_with_places(self, text: str) -> list[Piece]:
-        """Ids as `encode` gives them, each with the part of `text` that it stands for."""
-        found = []
-        for word, places in self._basic.placed_words(text):
+    def encode_with_offsets(self, text: str) -> list[Piece]:
+        """Ids as `encode` gives them, each with the start and end of its part of `text`."""
+        pieces = []
+        for word, offsets in self._basic.words_with_offsets(text):
             start = 0
             for number, end in self._cut(word):
-                found.append((number, places[start], places[end - 1] + 1))
+                pieces.append((number, offsets[start], offsets[end - 1] + 1))
                 start = end
-        return found
+        return pieces
 
     def _longest_matches(self, word: str) -> list[tuple[int, int]]:
-        """The pieces of a word: id, and where in the word each ends."""
+        """The pieces of a word: id, and the offset in the word at which each ends."""
         if len(word) > LONGEST_WORD:
             return [(self.unknown, len(word))]
-        found: list[tuple[int, int]] = []
+        matches: list[tuple[int, int]] = []
         start = 0
         while start < len(word):
             prefix = CONTINUES if start else ""
             for end in range(min(len(word), start + self._longest), start, -1):
                 number = self._ids.get(prefix + word[start:end])
                 if number is not None:
-                    found.append((number, end))
+                    matches.append((number, end))
                     start = end
                     break
             else:
                 return [(self.unknown, len(word))]
-        return found
+        return matches
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Words with one space between them: what basic tokenization took away does not come back."""
+        """Words with one space between them: what basic tokenization removed is not restored."""
         return " ".join(self.pieces[token] for token in tokens).replace(f" {CONTINUES}", "")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read `tokenizer.json`. Raises UserError when it is missing, damaged, or follows other rules than BERT's."""
         path = checked(Path(folder) / "tokenizer.json")
-        found = read_json(path)
+        description = read_json(path)
         try:
-            vocabulary, lowercase = found["model"]["vocab"], bool(found["normalizer"]["lowercase"])
+            vocabulary, lowercase = description["model"]["vocab"], bool(description["normalizer"]["lowercase"])
             tokenizer = cls(sorted(vocabulary, key=vocabulary.__getitem__), lowercase)
             ours = tokenizer.as_json()
-            normalizer = found["normalizer"]
-            if normalizer["strip_accents"] == lowercase:  # the same as null, said aloud
+            normalizer = description["normalizer"]
+            if normalizer["strip_accents"] == lowercase:  # the same as null, written out
                 normalizer = normalizer | {"strip_accents": None}
-            same = found["model"] == ours["model"] and normalizer == ours["normalizer"]
-            same &= found["pre_tokenizer"] == ours["pre_tokenizer"]
+            same = description["model"] == ours["model"] and normalizer == ours["normalizer"]
+            same &= description["pre_tokenizer"] == ours["pre_tokenizer"]
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: not a WordPiece tokenizer ({error!r}); train the tokenizer again") from None
         except UserError as error:

@@ -2,20 +2,20 @@
 
 | | rule | source |
 | --- | --- | --- |
-| tokens | 12 a parameter of blocks and head, if the mixture has as many | nanochat; Chinchilla has 20 |
-| tokens a step | 4,096 (tokens / 3.2M)^0.383, down to a power of two | Power Lines (Bergsma et al. 2025), docs/log.md |
+| tokens | 12 per parameter of blocks and head, if the mixture has as many | nanochat; Chinchilla has 20 |
+| tokens per step | 4,096 (tokens / 3.2M)^0.383, down to a power of two | Power Lines (Bergsma et al. 2025), docs/log.md |
 | weight decay | such that a weight remembers 1.084 (tokens / parameters)^-0.527 of the training | Power Lines |
 
-Weight decay is for matrices only, and none under 100M tokens: at 4M it did harm (docs/log.md), between nobody has looked.
+Weight decay is for matrices only, and none under 100M tokens: at 4M it did harm (docs/log.md); between the two it is unmeasured.
 """
 
 import math
 from dataclasses import dataclass
 
 from groundup.training.config import PretrainingConfig
-from groundup.training.optimizer import MATRIX_RATE
+from groundup.training.optimizer import MATRIX_LR
 
-TOKENS_A_PARAMETER = 12
+TOKENS_PER_PARAMETER = 12
 BATCH, BATCH_AT, BATCH_POWER = 4096, 3.2e6, 0.383
 MEMORY, MEMORY_POWER, DECAY_FROM = 1.084, -0.527, 1e8
 
@@ -24,16 +24,16 @@ MEMORY, MEMORY_POWER, DECAY_FROM = 1.084, -0.527, 1e8
 class Budget:
     tokens: int
     batch_tokens: int
-    weight_decay: float  # of matrices, times their rate
+    weight_decay: float  # of matrices, times their learning rate
     reasons: list[str]
 
 
 def budget(settings: PretrainingConfig, parameters: int, available: float) -> Budget:
-    """What the settings leave open (0 or None), from the number of parameters that a token is multiplied with.
+    """The values that the settings leave open (0 or None), from the number of parameters that a token is multiplied with.
 
     available: tokens that the mixture can give, repeats included.
     """
-    wanted = settings.tokens or TOKENS_A_PARAMETER * parameters
+    wanted = settings.tokens or TOKENS_PER_PARAMETER * parameters
     tokens = max(1, int(min(wanted, available)))
     why = "as the recipe says" if settings.tokens else "nanochat's measure; Chinchilla's is 20"
     if tokens < wanted:
@@ -52,7 +52,7 @@ def budget(settings: PretrainingConfig, parameters: int, available: float) -> Bu
             ratio = math.sqrt(batch / rule)
             why += f"; {rule:,} by the rule, and lr_scale = {ratio:.2g} would follow it (nanochat)"
     reasons.append(f"{batch:,} tokens per step: {why}, in whole rows")
-    rate = MATRIX_RATE * settings.lr_scale
+    lr = MATRIX_LR * settings.lr_scale
     if settings.weight_decay is not None:
         decay = settings.weight_decay
         reasons.append(f"weight decay {decay:g}: as the recipe says")
@@ -61,7 +61,7 @@ def budget(settings: PretrainingConfig, parameters: int, available: float) -> Bu
         reasons.append(f"no weight decay under {DECAY_FROM / 1e6:g}M tokens: at 4M it did harm (docs/log.md)")
     else:
         memory = MEMORY * (tokens / parameters) ** MEMORY_POWER
-        decay = batch / (rate * memory * tokens)
+        decay = batch / (lr * memory * tokens)
         reasons.append(
             f"weight decay {decay:.3g} of matrices: a weight remembers {memory:.0%} of the training "
             f"({MEMORY} x (tokens / parameters)^{MEMORY_POWER}, Power Lines)"

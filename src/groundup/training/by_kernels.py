@@ -1,4 +1,4 @@
-"""Post-training by kernels of our own, in the device's number format, where there are any for the model and the processor."""
+"""Post-training by native kernels in the device's number format, where the model and the processor have them."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -18,10 +18,10 @@ NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 @contextmanager
 def by_kernels(models: Sequence[LanguageModel | RewardModel], runtime: Runtime) -> Iterator[None]:
-    """Within it, what the models compute in the device's format goes by kernels, all of them or none; said either way.
+    """Within it the models compute by kernels in the device's format, all of them or none; either way it is logged.
 
-    Policy and reference together: by different kernels they would differ before anything is learned. Of several processes
-    none: they share parameters out in a way that the kernels cannot read.
+    Policy and reference use them together: by different kernels they would differ before anything is learned. Several
+    processes use none: they shard parameters in a way that the kernels cannot read.
     """
     dtype, label = runtime.device.training_dtype, runtime.label
     cpu = next(models[0].parameters()).device.type == "cpu"
@@ -30,7 +30,7 @@ def by_kernels(models: Sequence[LanguageModel | RewardModel], runtime: Runtime) 
         return
     try:
         for model in models:
-            model.use_kernels(kernels.BLOCK, dtype)  # a row's tokens: rows of other lengths are put into such
+            model.use_kernels(kernels.BLOCK, dtype)  # tokens of a row: rows of other lengths are padded to blocks
         logger.info(f"{label}: trained by native kernels in {NAMES[dtype]} (groundup/kernels)")
     except kernels.Unavailable as error:
         logger.info(f"{label}: native kernels disabled: {error}; using PyTorch")
@@ -44,6 +44,6 @@ def by_kernels(models: Sequence[LanguageModel | RewardModel], runtime: Runtime) 
 
 
 def in_use(model: nn.Module) -> bool:
-    """Whether kernels train it, so that the optimizer can be theirs too."""
+    """Whether kernels train the model, so that the optimizer can use them too."""
     names = ("kernel_dtype", "loss_kernel_dtype")
-    return any(getattr(one, name, None) is not None for one in model.modules() for name in names)
+    return any(getattr(module, name, None) is not None for module in model.modules() for name in names)

@@ -1,7 +1,7 @@
 """Training state on disk: safetensors and a digest, whole or absent, the last two kept. Nothing is pickled.
 
-Written for the moment of the kill: a state counts only once its digest is written, and a damaged one is passed
-over, with a line that says so, for the one before.
+A process may be killed at any moment: a state counts only once its digest is written, and a damaged one is passed
+over, with a warning, for the one before.
 
 Tensors are stored whole and written one at a time, so a state opens at any number of processes: each reads its own rows.
 (torch.distributed.checkpoint would do that too, but its metadata is a pickle.)
@@ -22,47 +22,47 @@ from torch import Tensor
 from groundup.core.errors import UserError
 from groundup.core.files import digest, replacing
 from groundup.core.seals import read_sealed, write_sealed
-from groundup.training.parallel import ALONE, Processes, local, whole
+from groundup.training.parallel import ALONE, Processes, full, local
 
 logger = logging.getLogger(__name__)
 
-KEPT = 2
+STATES_KEPT = 2
 _TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float64: "F64", torch.int64: "I64"}
 
 
 def save(
-    folder: Path, step: int, tensors: dict[str, Tensor], processes: Processes = ALONE, beside: str = ""
+    folder: Path, step: int, tensors: dict[str, Tensor], processes: Processes = ALONE, metrics_digest: str = ""
 ) -> None:
     """All processes call it, since sharded tensors are put together; the first writes.
 
-    beside: the digest of what else the state depends on, which `latest` asks for.
+    metrics_digest: of the metrics up to this step, which `latest` compares.
     """
-    wholes = (whole(tensor.detach()) for tensor in tensors.values())
+    full_tensors = (full(tensor.detach()) for tensor in tensors.values())
     if not processes.first:
-        deque(wholes, maxlen=0)
+        deque(full_tensors, maxlen=0)
         return
     path = _path(folder, step)
     note = path.with_suffix(".json")
     try:
-        write_sealed(note, {"step": step, "blake2b": _write(path, tensors, wholes), "beside": beside})
+        write_sealed(note, {"step": step, "blake2b": _write(path, tensors, full_tensors), "beside": metrics_digest})
     except OSError as error:
-        deque(wholes, maxlen=0)  # or the others would wait for ever
+        deque(full_tensors, maxlen=0)  # or the others would wait for ever
         raise OSError(error.errno, error.strerror, error.filename or str(path)) from None
     notes = _newest_first(folder)
-    here = notes.index(note)  # what is newer was passed over, so it is damaged, and must not count among those kept
-    for other in notes[:here] + notes[here + KEPT :]:
-        other.unlink()
-        other.with_suffix(".safetensors").unlink(missing_ok=True)
+    saved_index = notes.index(note)  # newer states were passed over as damaged, and must not count among those kept
+    for stale in notes[:saved_index] + notes[saved_index + STATES_KEPT :]:
+        stale.unlink()
+        stale.with_suffix(".safetensors").unlink(missing_ok=True)
 
 
-def latest(folder: Path, beside: Callable[[int], str] | None = None) -> int | None:
+def latest(folder: Path, metrics_digest: Callable[[int], str] | None = None) -> int | None:
     """Steps done at the newest undamaged state, or None.
 
-    beside(step): of what `save` was given a digest, the digest as it is now; not asked for without.
+    metrics_digest(step): the digest that `save` was given, of the metrics as they are now; None: not compared.
     """
     for note in _newest_first(folder):
         state = note.with_suffix(".safetensors")
-        recorded = read_sealed(note, said=False)
+        recorded = read_sealed(note, log_damage=False)
         if recorded is None:
             trouble = f"{note.name} is not readable"
         elif _path(folder, recorded["step"]) != state:
@@ -70,9 +70,9 @@ def latest(folder: Path, beside: Callable[[int], str] | None = None) -> int | No
         elif not state.is_file():
             trouble = "is missing"
         elif digest(state) != recorded["blake2b"]:
-            trouble = "its digest is another"
-        elif beside and recorded["beside"] != beside(recorded["step"]):
-            trouble = "the metrics of its steps are others"
+            trouble = "its digest differs"
+        elif metrics_digest and recorded["beside"] != metrics_digest(recorded["step"]):
+            trouble = "the metrics of its steps differ"
         else:
             return recorded["step"]
         logger.warning(f"{state}: damaged ({trouble}); the state before it is used")
@@ -87,57 +87,57 @@ def load(folder: Path, step: int, tensors: dict[str, Tensor], processes: Process
             stored = set(file.keys())
             for name, tensor in tensors.items():
                 if name not in stored or file.get_slice(name).get_shape() != list(tensor.shape):
-                    found = f"is {tuple(file.get_slice(name).get_shape())}" if name in stored else "is absent"
+                    actual = f"is {tuple(file.get_slice(name).get_shape())}" if name in stored else "is absent"
                     raise UserError(
-                        f"{path}: {name} should be {tuple(tensor.shape)}, {found}: the state of another model; "
+                        f"{path}: {name} should be {tuple(tensor.shape)}, {actual}: the state of another model; "
                         "delete it or choose another folder"
                     )
-                mine = local(tensor)
-                sharded = mine is not tensor
-                mine.copy_(file.get_slice(name)[processes.rows(len(tensor))] if sharded else file.get_tensor(name))
+                own_rows = local(tensor)
+                sharded = own_rows is not tensor
+                own_rows.copy_(file.get_slice(name)[processes.rows(len(tensor))] if sharded else file.get_tensor(name))
     except SafetensorError as error:
         raise UserError(f"{path}: not a readable safetensors file ({error}); delete it") from None
 
 
-def copy(folder: Path, step: int, to: Path, beside: Sequence[str] = ()) -> None:
-    """The state at `step`, and the files named in `beside`, as the new folder `to`, which is whole or absent."""
+def copy(folder: Path, step: int, target: Path, more_files: Sequence[str] = ()) -> None:
+    """Copy the state at `step`, and `more_files` of the folder, to the new folder `target`, which is whole or absent."""
     state = _path(folder, step)
-    partial = to.with_name(f"{to.name}.copying")
+    partial = target.with_name(f"{target.name}.copying")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for path in (state, state.with_suffix(".json"), *(folder / name for name in beside)):
+    for path in (state, state.with_suffix(".json"), *(folder / name for name in more_files)):
         shutil.copyfile(path, partial / path.name)
-    partial.rename(to)
+    partial.rename(target)
 
 
 def clear(folder: Path) -> None:
-    """Training is over and its result is saved; the states, and what a kill left of one, are not needed any more."""
-    for left in folder.glob("state-*"):
-        left.unlink()
+    """Delete the states, and parts of them that a kill left: training is over and its result is saved."""
+    for path in folder.glob("state-*"):
+        path.unlink()
 
 
-def _write(path: Path, tensors: dict[str, Tensor], wholes: Iterable[Tensor]) -> str:
+def _write(path: Path, tensors: dict[str, Tensor], full_tensors: Iterable[Tensor]) -> str:
     """A safetensors file, one tensor in memory at a time; returns its digest.
 
     The format: the length of the header (uint64, little-endian); the header, JSON, padded to 8 bytes; the tensors.
     """
-    header, place = {}, 0
+    header, offset = {}, 0
     for name, tensor in tensors.items():
         size = tensor.numel() * tensor.element_size()
         header[name] = {
             "dtype": _TYPES[tensor.dtype],
             "shape": list(tensor.shape),
-            "data_offsets": [place, place + size],
+            "data_offsets": [offset, offset + size],
         }
-        place += size
+        offset += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     hashed = hashlib.blake2b(digest_size=16)
     with replacing(path) as temporary, temporary.open("wb") as file:
-        for piece in (len(text).to_bytes(8, "little"), text):
-            hashed.update(piece)
-            file.write(piece)
-        for tensor in wholes:
+        for part in (len(text).to_bytes(8, "little"), text):
+            hashed.update(part)
+            file.write(part)
+        for tensor in full_tensors:
             content = tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
             hashed.update(content)
             file.write(content)

@@ -19,12 +19,12 @@ class PretrainingConfig(Section):
     depth: Annotated[int, Field(gt=0, le=126)] = 4
     context_length: ContextLength = 512
     tokens: Annotated[int, Field(ge=0, le=MOST)] = 0
-    # Of the whole run, in place of depth and tokens, which then follow from this machine's rate (pipeline/minutes.py); 0: none.
+    # Of the whole run, in place of depth and tokens, which then follow from this machine's speed (pipeline/minutes.py); 0: none.
     minutes: Annotated[float, Field(ge=0, le=LONGEST_MINUTES)] = 0.0
     batch_tokens: Annotated[int, Field(ge=0, le=10**9)] = 0  # of a step; its rows are numbered in memory
-    weight_decay: Annotated[float, Field(ge=0, le=LARGEST)] | None = None  # of matrices, times their rate
+    weight_decay: Annotated[float, Field(ge=0, le=LARGEST)] | None = None  # of matrices, times their learning rate
     micro_batch_tokens: Annotated[int, Field(gt=0, le=10**9)] = 16_384
-    decay_fraction: Share = 0.4  # the last part of training, on falling rate
+    decay_fraction: Share = 0.4  # the last part of training, on a falling learning rate
     anneal_data_fraction: Share = 0.15  # the last part of training, on the best data only
     lr_scale: Annotated[float, Field(gt=0, le=1000)] = 1.0  # multiplies every learning rate
     start_from: str = ""  # a Hugging Face folder to continue from, with tokenizer.folder the same; empty: from nothing
@@ -39,7 +39,7 @@ class LongContextConfig(Section):
     tokens: Positive = 1_000_000
     batch_tokens: Annotated[int, Field(ge=0, le=10**9)] = 0  # of a step; 0: from the tokens (training/budget.py)
     micro_batch_tokens: Annotated[int, Field(gt=0, le=10**9)] = 16_384
-    lr_scale: Annotated[float, Field(gt=0, le=1000)] = 0.1  # multiplies every rate: the model has been annealed already
+    lr_scale: Annotated[float, Field(gt=0, le=1000)] = 0.1  # multiplies every learning rate: the model has been annealed already
     balance: Annotated[float, Field(ge=0, le=LARGEST)] = 0.02  # as in pre-training, of a mixture of experts
     shard: bool = False  # as in pre-training, under torchrun
     save_dtype: SaveDtype = ""

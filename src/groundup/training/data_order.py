@@ -1,9 +1,9 @@
 """The order of training data as a function of the step: resuming needs a step number and nothing else.
 
-Documents are put in an order once, from the seed, and laid end to end; the stream is cut into rows of `context` tokens,
+Documents are put in an order once, from the seed, and concatenated; the stream is cut into rows of `context_length` tokens,
 and the rows are shuffled, since neighbours in a long document would make a batch of one subject. Each document begins
-with the end-of-text token, which the model sees as the beginning of a text and predicts as the end of the one before; of
-tokenizers that have two tokens for it, as Llama's, with the one and ends with the other.
+with the end-of-text token, which the model sees as the beginning of a text and predicts as the end of the one before. Where
+a tokenizer has two tokens, as Llama's, a document begins with the one and ends with the other.
 """
 
 from collections.abc import Sequence
@@ -20,45 +20,46 @@ from groundup.training.objectives import Batch
 from groundup.training.parallel import ALONE, Processes
 
 CHECKED_AT_ONCE = 1 << 24  # token ids
-# Times as many documents as a training reads tokens of, where there are more: rows from all over them. After 2M of 16M tokens of
-# textbooks in whole documents three models have 4.244 nats (standard deviation 0.024), and 4.210 after rows of all.
+# Up to so many times the tokens that a training reads are drawn as documents, and its rows come from all over them. After 2M of
+# 16M tokens of textbooks in whole documents three models have 4.244 nats (standard deviation 0.024); after rows of all, 4.210.
 MOST_SPARE = 16
 
 Shares = dict[str, dict[str, float]]  # of each domain: share, passes and tokens
 
 
 class Stream:
-    """Documents of a token file as rows of `context` tokens and their targets; the rows of each phase are shuffled."""
+    """Documents of a token file as rows of `context_length` tokens and their targets; the rows of each phase are shuffled."""
 
     def __init__(
-        self, file: TokenFile, phases: list[np.ndarray], context: int, separator: int, seed: int, most: Sequence[int] = ()
-    ) -> None:
-        """`phases`: document numbers, with repeats; all rows of a phase come before those of the next. `most`: of each phase."""
-        self.file, self.context, self.separator = file, context, separator
+        self, file: TokenFile, phases: list[np.ndarray], context_length: int, separator: int, seed: int,
+        max_rows: Sequence[int] = (),
+    ) -> None:  # fmt: skip
+        """`phases`: document indices, with repeats; all rows of a phase come before those of the next. `max_rows`: by phase."""
+        self.file, self.context_length, self.separator = file, context_length, separator
         self.order = np.concatenate(phases)
-        # (documents + 1,): where in the stream each document begins
+        # (documents + 1,): offset in the stream at which each document begins
         self.starts = np.concatenate(([0], np.cumsum(file.lengths[self.order], dtype=np.int64)))
         ends = self.starts[np.cumsum([len(phase) for phase in phases])]
         generator = np.random.default_rng(seed)
         rows = [
-            generator.permutation(np.arange(begin, end - context, context))[:count]
-            for begin, end, count in zip([0, *ends[:-1]], ends, most or [None] * len(ends), strict=True)
+            generator.permutation(np.arange(begin, end - context_length, context_length))[:count]
+            for begin, end, count in zip([0, *ends[:-1]], ends, max_rows or [None] * len(ends), strict=True)
         ]
-        self.offsets = np.concatenate(rows)  # (rows,): where in the stream each row begins
+        self.offsets = np.concatenate(rows)  # (rows,): offset in the stream at which each row begins
 
     @property
     def rows(self) -> int:
         return len(self.offsets)
 
     def row(self, index: int) -> np.ndarray:
-        """The `context` + 1 tokens of a row."""
+        """The `context_length` + 1 tokens of a row."""
         start = int(self.offsets[index])
-        place = int(np.searchsorted(self.starts, start, side="right")) - 1
-        pieces, needed, skip = [], self.context + 1, start - int(self.starts[place])
+        position = int(np.searchsorted(self.starts, start, side="right")) - 1
+        pieces, needed, skip = [], self.context_length + 1, start - int(self.starts[position])
         while needed:
-            piece = self.file[self.order[place]][skip : skip + needed]
+            piece = self.file[self.order[position]][skip : skip + needed]
             pieces.append(piece)
-            needed, skip, place = needed - len(piece), 0, place + 1
+            needed, skip, position = needed - len(piece), 0, position + 1
         return np.concatenate(pieces)
 
     def batches(
@@ -66,8 +67,8 @@ class Stream:
     ) -> list[Batch]:
         """This process's micro-batches of one step: `rows` rows over all processes, each token of equal weight.
 
-        A micro-batch holds at most `micro_rows` rows a process. All processes have equally many; one that is left
-        without a row computes one that weighs nothing. `last` marks the one that ends the step.
+        A micro-batch holds at most `micro_rows` rows a process. All processes have equally many; one without a row computes
+        one of weight zero. `last` marks the micro-batch that ends the step.
         """
         result, rank, world = [], processes.rank, processes.world
         for first in range(step * rows, (step + 1) * rows, micro_rows * world):
@@ -81,7 +82,7 @@ class Stream:
                     "ids": ids,
                     "targets": tokens[:, 1:].contiguous(),
                     "documents": (ids == self.separator).cumsum(1),
-                    "weight": torch.full(ids.shape, 1 / (rows * self.context) if mine else 0.0, device=device),
+                    "weight": torch.full(ids.shape, 1 / (rows * self.context_length) if mine else 0.0, device=device),
                     "last": torch.tensor(first + count == (step + 1) * rows),  # of the step
                 }
             )
@@ -93,23 +94,23 @@ def check_ids(file: TokenFile, vocabulary: int, name: str) -> None:
     for start in range(0, len(file.tokens), CHECKED_AT_ONCE):
         ids = file.tokens[start : start + CHECKED_AT_ONCE]
         if ids.max() >= vocabulary or ids.min() < 0:
-            place = start + int(np.argmax((ids >= vocabulary) | (ids < 0)))
-            document = int(np.searchsorted(np.cumsum(file.lengths, dtype=np.int64), place, side="right"))
+            offset = start + int(np.argmax((ids >= vocabulary) | (ids < 0)))
+            document = int(np.searchsorted(np.cumsum(file.lengths, dtype=np.int64), offset, side="right"))
             raise UserError(
-                f"{name}: document {document} holds token id {file.tokens[place]}, the vocabulary has {vocabulary}; "
+                f"{name}: document {document} holds token id {file.tokens[offset]}, the vocabulary has {vocabulary}; "
                 "encode the documents with the model's own tokenizer"
             )
 
 
 def document_order(
-    table: list[dict[str, Any]], mixture: MixtureConfig, best_share: float, tokens: int, seed: int
+    table: list[dict[str, Any]], mixture: MixtureConfig, anneal_data_fraction: float, tokens: int, seed: int
 ) -> tuple[list[np.ndarray], dict[str, Shares]]:
     """Which documents a run reads, in order: a mixture of the domains, at the end of their best documents only.
 
     `table`: the training documents in the order of the token file (`domain`, `tokens`, `best`). The phases hold at least
     `tokens` tokens where `mixture.max_repeats` allows it; what the best documents cannot give comes from all of them.
-    Returns document numbers by phase, and the share, number of passes and tokens by phase and domain: of these a phase is
-    to read so many, in rows from all over its documents.
+    Returns document indices by phase, and by phase and domain the share, the number of passes and the tokens to read, which
+    are fewer than the documents hold: rows come from all over them.
     """
     domains = np.array([row["domain"] for row in table])
     lengths = np.array([row["tokens"] for row in table])
@@ -120,9 +121,9 @@ def document_order(
         available = {str(name): int(lengths[allowed & (domains == name)].sum()) for name in np.unique(domains[allowed])}
         drawn = plan(available, weights, budget, mixture.max_repeats)
         spare = min((available[name] / count for name, count in drawn.tokens.items() if count), default=1)
-        times = min(max(1, spare), MOST_SPARE)
+        oversampling = min(max(1, spare), MOST_SPARE)
         parts = [
-            draw(np.flatnonzero(allowed & (domains == name)), lengths, int(times * count), seed + number)
+            draw(np.flatnonzero(allowed & (domains == name)), lengths, int(oversampling * count), seed + number)
             for number, (name, count) in enumerate(sorted(drawn.tokens.items()))
             if count
         ]
@@ -132,18 +133,18 @@ def document_order(
             for name in available
         }
 
-    orders: list[np.ndarray] = []
-    realised: dict[str, Shares] = {}
-    left, at_the_end = tokens, tokens - round(tokens * (1 - best_share))
-    if at_the_end and (best & of_mixture).any():
+    phases: list[np.ndarray] = []
+    phase_shares: dict[str, Shares] = {}
+    remaining, anneal_tokens = tokens, tokens - round(tokens * (1 - anneal_data_fraction))
+    if anneal_tokens and (best & of_mixture).any():
         weights = {name: weight for name, weight in mixture.weights.items() if name in domains[best]}
-        order, shares = drawn_from(best, weights, at_the_end)
-        orders, realised = [order], {"best data": shares}
-        left -= sum(one["tokens"] for one in shares.values())
-    if left:
-        order, shares = drawn_from(np.ones(len(table), dtype=bool), mixture.weights, left)
-        orders, realised = [order, *orders], {"stable": shares, **realised}
-    return orders, realised
+        documents, shares = drawn_from(best, weights, anneal_tokens)
+        phases, phase_shares = [documents], {"best data": shares}
+        remaining -= sum(share["tokens"] for share in shares.values())
+    if remaining:
+        documents, shares = drawn_from(np.ones(len(table), dtype=bool), mixture.weights, remaining)
+        phases, phase_shares = [documents, *phases], {"stable": shares, **phase_shares}
+    return phases, phase_shares
 
 
 def draw(documents: np.ndarray, lengths: np.ndarray, tokens: int, seed: int) -> np.ndarray:
@@ -151,5 +152,5 @@ def draw(documents: np.ndarray, lengths: np.ndarray, tokens: int, seed: int) -> 
     available = int(lengths[documents].sum())
     generator = np.random.default_rng(seed)
     order = np.concatenate([generator.permutation(documents) for _ in range(tokens // available + 1)])
-    enough = int(np.searchsorted(np.cumsum(lengths[order]), tokens)) + 1
-    return order[:enough]
+    needed = int(np.searchsorted(np.cumsum(lengths[order]), tokens)) + 1
+    return order[:needed]

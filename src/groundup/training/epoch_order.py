@@ -12,9 +12,9 @@ def chosen_rows(step: int, batch: int, count: int, seed: int) -> list[int]:
     """
     batch = min(batch, count)
     steps_per_epoch = count // batch
-    epoch, place = divmod(step, steps_per_epoch)
+    epoch, batch_index = divmod(step, steps_per_epoch)
     order = np.random.default_rng((seed, epoch)).permutation(count)
-    return order[place * batch : (place + 1) * batch].tolist()
+    return order[batch_index * batch : (batch_index + 1) * batch].tolist()
 
 
 def steps_for(epochs: int, batch: int, count: int) -> int:
@@ -22,13 +22,13 @@ def steps_for(epochs: int, batch: int, count: int) -> int:
 
 
 def log_steps(log: Callable[[str], None], label: str, epochs: int, batch: int, count: int) -> int:
-    """The number of steps, said: of few rows much may be left over where batches are large."""
+    """The number of steps, logged with the rows that fill no batch: of few rows and large batches these are many."""
     steps, batch = steps_for(epochs, batch, count), min(batch, count)
-    over = f", of which {count % batch:,} fill no batch and wait, others in each epoch" if count % batch else ""
-    log(f"{label}: {steps:,} step{'s'[: steps > 1]} of {batch:,} rows; epochs: {epochs}, of {count:,} rows{over}")
+    unused = f", of which {count % batch:,} fill no batch and are left out, others in each epoch" if count % batch else ""
+    log(f"{label}: {steps:,} step{'s'[: steps > 1]} of {batch:,} rows; epochs: {epochs}, of {count:,} rows{unused}")
     return steps
 
 
-def parts_of(rows: list[int], at_once: int) -> list[list[int]]:
-    """The rows of a step as micro-batches of `at_once` each, the last one of what is left; 0: all in one."""
+def micro_batches(rows: list[int], at_once: int) -> list[list[int]]:
+    """The rows of a step as micro-batches of `at_once` rows, the last one of the rest; 0: all in one."""
     return [rows[start : start + at_once] for start in range(0, len(rows), at_once)] if at_once else [rows]

@@ -1,6 +1,6 @@
 """The one training loop: pre-training, fine-tuning, reward modelling, DPO and PPO differ in objective and batches only.
 
-What happens at step k is a function of k and the state before it. So a run that was killed continues from its last
+What happens at step k is a function of k and the state before it. So a run that was killed resumes from its last
 checkpoint and ends with the same bits as one that was not.
 """
 
@@ -37,9 +37,9 @@ logger = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
 CHECKPOINT_SECONDS = 15.0  # from one state to the next
-AFFORDED_SECONDS = 0.75  # to save one; a larger model, which takes longer, saves as much more seldom
+AFFORDED_SECONDS = 0.75  # to save one; a larger model, which takes longer, saves less often by that factor
 MAX_SKIPPED_IN_A_ROW = 10
-OBSERVATIONS = 8  # of held-out rows while a model is tuned: enough to see where it learns by heart
+OBSERVATIONS = 8  # of held-out rows while a model is tuned: enough to see where it overfits
 TERMINATED = 128 + signal.SIGTERM
 # A spike is above the median of the last 100 losses by this many of their median distances from it, and by this much.
 # The worst of the 1,708 steps of the laptop run was 5.2 distances above, the worst of the tiny run 0.86 nats.
@@ -47,24 +47,24 @@ SPIKE_DISTANCES, SPIKE_NATS, SPIKE_WINDOW, SPIKE_FROM = 10.0, 1.0, 100, 20
 
 
 class Diverged(UserError):
-    """Step after step has no loss or gradient that could be used."""
+    """Too many steps in a row had no usable loss or gradient."""
 
 
 def train(
     model: nn.Module, objective: Objective, batches: Callable[[int], list[Batch]], optimizer: Optimizer,
-    lr: Callable[[int], float], steps: int, folder: Path, label: str, *, tokens_per_step: int = 0, seconds_at_peak: float = 0.0,
-    checkpoint_multiple: int = 1, max_grad_norm: float | None = None, skip_spikes: bool = False,
+    lr_multiplier: Callable[[int], float], steps: int, folder: Path, label: str, *, tokens_per_step: int = 0,
+    seconds_at_peak: float = 0.0, checkpoint_multiple: int = 1, max_grad_norm: float | None = None, skip_spikes: bool = False,
     observe: Callable[[], Metrics] | None = None, observe_every: int = 1, processes: Processes = ALONE, compiled: bool = False,
 ) -> list[Metrics]:  # fmt: skip
-    """Train `model` in place and return the metrics of every step, which also stand in `folder`/metrics.jsonl.
+    """Train `model` in place and return the metrics of every step, which are also written to `folder`/metrics.jsonl.
 
-    batches(step): the micro-batches of that step. rate(step): multiplier of the optimizer's peak rates.
+    batches(step): the micro-batches of that step. lr_multiplier(step): multiplier of the optimizer's peak learning rates.
     observe(): further metrics, measured after every `observe_every` steps and the last.
-    seconds_at_peak: what a step would take at the machine's full rate, to show what share of it is reached.
+    seconds_at_peak: seconds of a step at the machine's peak FLOP/s, to show what share of that is reached.
     checkpoint_multiple: checkpoints only at multiples of it (PPO: a rollout and its updates are one unit).
     processes: several need an objective from `processes.spread`, metrics that add up over micro-batches as the loss
     does, and `batches` that give each process its own rows.
-    compiled: torch compiles the model in the first step; its time is shown apart, as it is after every resuming.
+    compiled: torch compiles the model in the first step, also after resuming; the time of that step is shown apart.
 
     A step whose loss or gradient is not finite is skipped and counted, and with `skip_spikes` one whose loss is far
     above those before it; ten in a row raise Diverged. SIGTERM saves a checkpoint and ends with exit code 143.
@@ -89,18 +89,18 @@ def train(
                 # Whatever is decided here, all processes decide alike.
                 *sums, stop, due = processes.sum([*totals.values(), float(terminated()), float(overdue)])
                 totals = dict(zip(totals, sums, strict=True))
-                row = {"step": step, **totals, "grad_norm": norm, "lr": lr(step)}
-                if trouble := _trouble(totals["loss"], norm, recent if skip_spikes else ()):
+                row = {"step": step, **totals, "grad_norm": norm, "lr": lr_multiplier(step)}
+                if trouble := _skip_reason(totals["loss"], norm, recent if skip_spikes else ()):
                     skipped_in_a_row += 1
                     row["skipped"] = 1
                     model.zero_grad(set_to_none=True)
-                    _say_skipped(label, step, skipped_in_a_row, trouble, first)
+                    _log_skipped(label, step, skipped_in_a_row, trouble, first)
                 else:
                     skipped_in_a_row = 0
                     recent.append(totals["loss"])
                     if max_grad_norm and norm > max_grad_norm:
                         torch._foreach_mul_(_gradients(model), max_grad_norm / norm)
-                    optimizer.step(lr(step))
+                    optimizer.step(lr_multiplier(step))
                 if observe and ((step + 1) % observe_every == 0 or step + 1 == steps):
                     row |= observe()
                 history.append(row)
@@ -110,8 +110,8 @@ def train(
                     written.update(_line(row).encode())
                     share = progress.rate / scale * seconds_at_peak  # of the steps before: this one is not counted yet
                     progress.advance(scale, note=f"loss {totals['loss']:.3f}" + (f" · {share:.0%} of peak" if share else ""))
-                whole = (step + 1) % checkpoint_multiple == 0
-                if ((due or stop) and whole) or step + 1 == steps:
+                at_multiple = (step + 1) % checkpoint_multiple == 0
+                if ((due or stop) and at_multiple) or step + 1 == steps:
                     if first:
                         os.fsync(log.fileno())
                     begun = time.monotonic()
@@ -120,14 +120,14 @@ def train(
                     pause = CHECKPOINT_SECONDS * max(1.0, (saved_at - begun) / AFFORDED_SECONDS)
                 if stop:
                     if first:
-                        again = f"the same command continues after step {saved}"
-                        logger.info(f"{label}: stopped by SIGTERM after step {step + 1} of {steps}; {again}")
+                        resume_hint = f"run the same command again to resume after step {saved}"
+                        logger.info(f"{label}: stopped by SIGTERM after step {step + 1} of {steps}; {resume_hint}")
                     raise SystemExit(TERMINATED)
     return history
 
 
 def _accumulated(model: nn.Module, objective: Objective, parts: list[Batch], processes: Processes) -> Metrics:
-    """The gradients of a step's micro-batches, added up in the model; their metrics, added up."""
+    """Add up the gradients of a step's micro-batches in the model; returns the sums of their metrics."""
     totals: Metrics = {}
     for number, batch in enumerate(parts, start=1):
         with processes.accumulating(number < len(parts)):
@@ -138,8 +138,8 @@ def _accumulated(model: nn.Module, objective: Objective, parts: list[Batch], pro
     return totals
 
 
-def _say_skipped(label: str, step: int, in_a_row: int, trouble: str, first: bool) -> None:
-    """Raises UserError where it is one too many."""
+def _log_skipped(label: str, step: int, in_a_row: int, trouble: str, first: bool) -> None:
+    """Raises Diverged where too many steps in a row were skipped."""
     if in_a_row >= MAX_SKIPPED_IN_A_ROW:
         raise Diverged(
             f"{label}: skipped {in_a_row} steps in a row, up to step {step}; lower the learning rate or look at the data of "
@@ -164,7 +164,7 @@ def tune(
 ) -> None:
     """`train` for a model that is trained already: AdamW for everything at one peak rate, gradients of norm one at most.
 
-    The rate rises over the first 1 / `warmup` of the steps and falls over the last 1 / `decay` of them. `observe` is
+    The learning rate rises over the first 1 / `warmup` of the steps and falls over the last 1 / `decay` of them. `observe` is
     called about eight times.
     """
 
@@ -187,7 +187,7 @@ def mean_loss(model: nn.Module, objective: Objective, batches: list[Batch], proc
     return processes.sum([sum(objective(model, batch)[0].item() for batch in batches)])[0]
 
 
-def _trouble(loss: float, norm: float, recent: Iterable[float]) -> str | None:
+def _skip_reason(loss: float, norm: float, recent: Iterable[float]) -> str | None:
     """Why a step must be skipped: an update from it would harm or end the training."""
     if not math.isfinite(loss):
         return f"the loss was {loss}"
@@ -218,16 +218,16 @@ def _save(
     except OSError as error:
         trouble = error
     if processes.sum([float(trouble is not None)])[0]:
-        raise trouble or SystemExit(1)  # the first process says what it was
+        raise trouble or SystemExit(1)  # the first process raises the error itself
 
 
 def _restore(model: nn.Module, optimizer: Optimizer, folder: Path, metrics: Path, processes: Processes) -> int:
-    """Steps done before. The first process looks which state is whole, with the metrics before it; all read it."""
-    found = None
+    """Restore the newest state; returns its step. The first process finds it, with the metrics before it; all read it."""
+    latest_step = None
     if processes.first:
         lines = metrics.read_bytes().splitlines(keepends=True) if metrics.is_file() else []
-        found = checkpoint.latest(folder, lambda steps: _hashed(b"".join(lines[:steps])).hexdigest())
-    step = int(processes.sum([float(found or 0)])[0])
+        latest_step = checkpoint.latest(folder, lambda steps: _hashed(b"".join(lines[:steps])).hexdigest())
+    step = int(processes.sum([float(latest_step or 0)])[0])
     if step:
         checkpoint.load(folder, step, _state(model, optimizer), processes)
     return step
@@ -235,7 +235,7 @@ def _restore(model: nn.Module, optimizer: Optimizer, folder: Path, metrics: Path
 
 def _read_history(path: Path, steps: int, rewrite: bool) -> list[Metrics]:
     """The metrics of the steps before the checkpoint; later ones will be computed again, to the same values."""
-    # Of these alone `_restore` has looked at the digest: what stands after them may be damaged.
+    # `_restore` compared the digest of these lines alone: later ones may be damaged.
     lines = [line.decode() for line in path.read_bytes().split(b"\n")[:steps]] if steps else []
     if rewrite:
         write_text(path, "".join(line + "\n" for line in lines))
@@ -273,27 +273,27 @@ def _locked(folder: Path, first: bool) -> Iterator[None]:
                 yield
             finally:
                 if first:
-                    path.unlink(missing_ok=True)  # it is no part of the result
+                    path.unlink(missing_ok=True)  # not part of the result
     except Timeout:
         raise UserError(
-            f"{folder}: another training is at work in this folder; wait for it or choose another"
+            f"{folder}: another training is running in this folder; wait for it or choose another"
         ) from None
 
 
 @contextmanager
 def _sigterm() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM came is asked between steps, where the state is whole."""
-    came: list[int] = []
+    """Yields whether SIGTERM was received, which is checked between steps, where the state is whole."""
+    received: list[int] = []
     try:
-        before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
-    except ValueError:  # not the main thread, which alone hears of signals
+        before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    except ValueError:  # not the main thread, the only one that can set handlers
         yield lambda: False
         return
     try:
-        yield lambda: bool(came)
+        yield lambda: bool(received)
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-    if came:
+    if received:
         raise SystemExit(TERMINATED)
 
 

@@ -1,4 +1,4 @@
-"""What a run minimises: pure functions (model, batch) -> (loss, metrics).
+"""What training minimises: pure functions (model, batch) -> (loss, metrics).
 
 A batch is a dictionary of tensors. `weight` (batch, time) says how much each target counts; the weights of all the
 micro-batches of one step add up to one, so that accumulating gradients is exactly the gradient of the big batch.
@@ -14,7 +14,7 @@ from groundup.model.likelihood import weighted_log_probability
 Batch = dict[str, Tensor]
 Metrics = dict[str, float]
 
-Z = 0.001  # the router z-loss's coefficient (Zoph et al. 2022)
+Z_LOSS = 0.001  # coefficient of the router z-loss (Zoph et al. 2022)
 
 
 def next_token(model: LanguageModel, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Metrics]:
@@ -32,7 +32,7 @@ class BalancedNextToken:
     """`next_token` of a mixture of experts, and the losses that keep its router even; one object for one training.
 
     The load is counted over all processes and the step's micro-batches so far, as Qiu et al. (2025) buffer it: in the
-    last one it is that of the whole batch. Held-out text (no gradient) is not balanced.
+    last micro-batch it is the whole batch's. Held-out text (no gradient) is not balanced.
     """
 
     def __init__(self, dtype: torch.dtype, balance: float, world: int = 1) -> None:
@@ -49,13 +49,13 @@ class BalancedNextToken:
         counted, share = batch["weight"] > 0, batch["weight"].sum()
         load = self.load + moe.load(routings, counted)
         self.load = 0.0 if batch["last"] else load
-        seen = moe.metrics(routings, load, counted)
+        router_metrics = moe.metrics(routings, load, counted)
         if share:
-            even, small = moe.auxiliary_losses(routings, load, counted)
-            loss = loss + share * (self.balance * even + Z * small)
-            metrics["router_entropy"] = seen["router_entropy"] * share.item()
+            balance_loss, z_loss = moe.auxiliary_losses(routings, load, counted)
+            loss = loss + share * (self.balance * balance_loss + Z_LOSS * z_loss)
+            metrics["router_entropy"] = router_metrics["router_entropy"] * share.item()
         else:  # this process has no row of this micro-batch
             metrics["router_entropy"] = 0.0
         for name in ("max_load", "dead_experts"):  # of the whole batch, and the same on every process
-            metrics[name] = seen[name] / self.world if batch["last"] else 0.0
+            metrics[name] = router_metrics[name] / self.world if batch["last"] else 0.0
         return loss, metrics

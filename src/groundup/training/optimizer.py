@@ -1,7 +1,7 @@
 """Muon for the matrices of the blocks, AdamW for everything else.
 
 Muon (Jordan et al. 2024): the momentum of a matrix is replaced by its nearest semi-orthogonal matrix, so every direction
-moves at the same rate. On modded-nanogpt's fixed benchmark it needs 3,250 steps where Adam needs 5,625.
+moves at the same speed. On modded-nanogpt's fixed benchmark it needs 3,250 steps where Adam needs 5,625.
 All state is float32 and named after the parameters, so a checkpoint is a flat dictionary of tensors.
 
 With several processes AdamW works on each one's own rows. Muon needs whole matrices: each is orthogonalised by one
@@ -21,10 +21,10 @@ from groundup.training.parallel import ALONE, Processes, local
 
 NEWTON_SCHULZ = ((4.0848, -6.8946, 2.9270), (3.9505, -6.3029, 2.6377), (3.7418, -5.5913, 2.3037),
                  (2.8769, -3.1427, 1.2046), (2.8366, -3.0525, 1.2012))  # fmt: skip
-MATRIX_RATE = 0.02  # of Muon: nanochat's, tuned there at 1.3e9 tokens and as good at 3.2e6 (docs/log.md)
-EMBEDDING_RATE = 0.25  # of AdamW, as is the next: both tuned at widths 64 to 256 (docs/scaling.md)
-HEAD_RATE = 1.8  # over the width
-NARROWEST = 80  # any width below counts as this: the second MLP of width 64 stays behind else (docs/scaling.md)
+MATRIX_LR = 0.02  # of Muon: nanochat's, tuned there at 1.3e9 tokens and as good at 3.2e6 (docs/log.md)
+EMBEDDING_LR = 0.25  # of AdamW, as is the next: both tuned at widths 64 to 256 (docs/scaling.md)
+HEAD_LR = 1.8  # over the width
+NARROWEST_WIDTH = 80  # any smaller width counts as this: otherwise the second MLP of width 64 lags behind (docs/scaling.md)
 
 
 def orthogonalise(matrices_NRC: Tensor, dtype: torch.dtype) -> Tensor:
@@ -48,7 +48,7 @@ def _native(dtype: torch.dtype) -> ModuleType:
 
 
 class Optimizer:
-    """`rates(name, parameter)` gives each parameter's method ("muon" or "adamw") and peak learning rate."""
+    """`lrs(name, parameter)` gives each parameter's method ("muon" or "adamw") and peak learning rate."""
 
     def __init__(
         self,
@@ -63,18 +63,18 @@ class Optimizer:
         processes: Processes = ALONE,
         kernels: bool = False,
     ) -> None:
-        """`weight_decay`: of what AdamW updates, `muon_decay` of what Muon does, both times the rate (decoupled).
+        """`weight_decay`: of AdamW's parameters; `muon_decay`: of Muon's; both times the learning rate (decoupled).
 
-        `kernels`: whether both methods work by `groundup.kernels` for this `dtype`, Muon where it takes the matrix's shape.
+        `kernels`: whether both methods use `groundup.kernels` for this `dtype`, Muon where it takes the matrix's shape.
         """
         self.native = _native(dtype) if kernels else None
         self.betas, self.momentum, self.dtype = betas, momentum, dtype
         self.weight_decay, self.muon_decay = weight_decay, muon_decay
         self.processes = processes
-        self.parameters = {name: one for name, one in model.named_parameters() if one.requires_grad}
+        self.parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self.methods = {name: lrs(name, parameter) for name, parameter in self.parameters.items()}
         self.state: dict[str, Tensor] = {"updates": torch.zeros((), dtype=torch.int64)}
-        self.muon: dict[tuple[torch.Size, float], list[str]] = {}  # same shape and rate: one batched product
+        self.muon: dict[tuple[torch.Size, float], list[str]] = {}  # same shape and learning rate: one batched product
         self.adamw: dict[float, list[str]] = {}
         for name, (method, lr) in self.methods.items():
             parameter = self.parameters[name]
@@ -87,7 +87,7 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, multiplier: float) -> None:
-        """One update at `multiplier` times the peak rates; then the gradients are cleared."""
+        """One update at `multiplier` times the peak learning rates; then the gradients are cleared."""
         self.state["updates"] += 1
         updates = int(self.state["updates"])
         for (shape, lr), names in self.muon.items():
@@ -131,12 +131,12 @@ class Optimizer:
 def pretraining_lrs(
     width: int, scale: float = 1.0, tied: bool = False
 ) -> tuple[Callable[[str, nn.Parameter], tuple[str, float]], list[str]]:
-    """Peak rates by role: the head's falls with the width, the others' stay (muP, Yang et al. 2022; docs/scaling.md).
+    """Peak learning rates by role: the head's falls with the width, the others' stay (muP, Yang et al. 2022; docs/scaling.md).
 
-    An embedding that is the head too (`tied`) has the head's rate: the embedding's, many times that, would undo the head.
+    An embedding that is the head too (`tied`) has the head's: the embedding's, many times that, would undo the head.
     """
-    matrix, embedding, norm_weight = MATRIX_RATE * scale, EMBEDDING_RATE * scale, 0.01 * scale
-    head = HEAD_RATE / max(width, NARROWEST) * scale
+    matrix, embedding, norm_weight = MATRIX_LR * scale, EMBEDDING_LR * scale, 0.01 * scale
+    head = HEAD_LR / max(width, NARROWEST_WIDTH) * scale
     if tied:
         embedding = head
 
@@ -147,13 +147,13 @@ def pretraining_lrs(
             return "adamw", embedding
         if "lm_head" in name:
             return "adamw", head
-        if name.endswith(".gate.weight"):  # a mixture's router: Muon would give all experts equally loud a say
+        if name.endswith(".gate.weight"):  # a mixture's router: Muon would give every expert the same influence
             return "adamw", norm_weight
         return "muon", matrix
 
     return lrs, [
         f"learning rates: matrices {matrix:.3g} by Muon; embedding {embedding:.3g}, head {head:.3g} "
-        f"({HEAD_RATE:g} / {max(width, NARROWEST)}), norm weights {norm_weight:.3g} by AdamW "
+        f"({HEAD_LR:g} / {max(width, NARROWEST_WIDTH)}), norm weights {norm_weight:.3g} by AdamW "
         "(muP: the same are best at every width, docs/scaling.md)"
     ]
 

@@ -1,9 +1,9 @@
-"""More than one process: PyTorch's own DDP and FSDP2, started by `torchrun`; gloo between processors, NCCL between GPUs.
+"""Training on several processes: PyTorch's own DDP and FSDP2, started by `torchrun`; gloo between CPUs, NCCL between GPUs.
 
 Every process computes its rows of the same big batch. The weights of one step's targets add up to one over all
 processes, so gradients are *summed*, never averaged, and the order of data stays a function of the step at any number
 of processes. With DDP (Li et al. 2020) each process holds the whole model; with FSDP2 (Zhao et al. 2023; `shard`) its
-rows of every parameter, gradient and optimizer state, and whole matrices only while a block is at work.
+rows of every parameter, gradient and optimizer state, and whole matrices only while a block is computed.
 """
 
 import os
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from groundup.training.objectives import Batch, Metrics
 
 Objective = Callable[[nn.Module, "Batch"], tuple[Tensor, "Metrics"]]
-PATIENCE = timedelta(days=30)  # the first process may crawl and filter for long before it trains
-_calls, _groups = count(), count()  # each gets keys of its own in the store, which keeps what stood in it
+TIMEOUT = timedelta(days=30)  # the first process may crawl and filter for long before it trains
+_calls, _groups = count(), count()  # each gets its own keys in the store, which keeps old values
 
 
 class Processes:
@@ -38,9 +38,9 @@ class Processes:
         self._replica: DistributedDataParallel | None = None
 
     def spread(self, model: nn.Module, objective: Objective, device: torch.device) -> Objective:
-        """Put `model` on `device`, its rows only where it is sharded; the objective to train it with from now on.
+        """Put `model` on `device`, only this process's rows where it is sharded; returns the objective to train it with.
 
-        Before the optimizer is made: sharding replaces the parameters.
+        Call it before the optimizer is made: sharding replaces the parameters.
         """
         if self.world == 1:
             model.to(device)
@@ -86,58 +86,60 @@ class Processes:
     def share_out(self, work: Callable[[Tensor], Tensor], parts: list[Tensor], shape: torch.Size) -> list[Tensor]:
         """`work` on the stack (n, rows, columns) of whole matrices of `shape`, each on one process only.
 
-        parts: this process's rows of every matrix, all rows unless sharded; so are the results.
+        parts: this process's rows of every matrix, all rows unless sharded. The results are split as `parts` are.
         """
         if self.world == 1:
             return list(work(torch.stack(parts)).unbind())
         import torch.distributed as dist
 
         count, (rows, columns) = len(parts), shape
-        each = -(-count // self.world)  # matrices a process
-        mine = max(0, min(each, count - self.rank * each))
+        per_process = -(-count // self.world)  # matrices a process
+        own_count = max(0, min(per_process, count - self.rank * per_process))
         if not self.shard:
-            done = parts[0].new_zeros(each, rows, columns)
-            if mine:
-                done[:mine] = work(torch.stack(parts[self.rank * each : self.rank * each + mine]))
-            everyone = parts[0].new_empty(self.world * each, rows, columns)
-            dist.all_gather(list(everyone.chunk(self.world)), done)
-            return list(everyone[:count].unbind())
-        height = -(-rows // self.world)  # rows a process, the last ones fewer
-        held = parts[0].shape[0]
-        sent = parts[0].new_zeros(self.world * each, height, columns)
-        if held:
-            sent[:count, :held] = torch.stack(parts)
+            results = parts[0].new_zeros(per_process, rows, columns)
+            if own_count:
+                results[:own_count] = work(torch.stack(parts[self.rank * per_process : self.rank * per_process + own_count]))
+            gathered = parts[0].new_empty(self.world * per_process, rows, columns)
+            dist.all_gather(list(gathered.chunk(self.world)), results)
+            return list(gathered[:count].unbind())
+        shard_rows = -(-rows // self.world)  # of each matrix a process, the last ones fewer
+        own_rows = parts[0].shape[0]
+        sent = parts[0].new_zeros(self.world * per_process, shard_rows, columns)
+        if own_rows:
+            sent[:count, :own_rows] = torch.stack(parts)
         received = torch.empty_like(sent)
         dist.all_to_all_single(received, sent)  # to the owner of each matrix, its rows from every process
-        whole = received.view(self.world, each, height, columns).transpose(0, 1).reshape(each, -1, columns)
-        if mine:
-            whole[:mine, :rows] = work(whole[:mine, :rows])
-        sent = whole.view(each, self.world, height, columns).transpose(0, 1).contiguous()
+        matrices = (
+            received.view(self.world, per_process, shard_rows, columns).transpose(0, 1).reshape(per_process, -1, columns)
+        )
+        if own_count:
+            matrices[:own_count, :rows] = work(matrices[:own_count, :rows])
+        sent = matrices.view(per_process, self.world, shard_rows, columns).transpose(0, 1).contiguous()
         dist.all_to_all_single(received, sent.view_as(received))
-        return list(received[:count, :held].unbind())
+        return list(received[:count, :own_rows].unbind())
 
     def mine(self, count: int) -> tuple[list[int], float]:
-        """Which of a step's `count` rows are this process's, and what they count: 1.
+        """Indices of this process's rows among a step's `count`, and the weight of each: 1.
 
-        One that is left without a row takes the first, which counts 0: all must come to the sum of the gradients.
+        A process without a row takes the first with weight 0: all must take part in the sum of the gradients.
         """
-        numbers = list(range(self.rank, count, self.world))
-        return (numbers, 1.0) if numbers else ([0], 0.0)
+        indices = list(range(self.rank, count, self.world))
+        return (indices, 1.0) if indices else ([0], 0.0)
 
     def rows(self, total: int) -> slice:
-        """Which of a sharded tensor's rows this process holds."""
-        each = -(-total // self.world)
-        return slice(min(self.rank * each, total), min((self.rank + 1) * each, total))
+        """The rows of a sharded tensor that this process holds."""
+        per_process = -(-total // self.world)
+        return slice(min(self.rank * per_process, total), min((self.rank + 1) * per_process, total))
 
     def end(self) -> None:
-        """Part, once all have come to the end."""
+        """Leave the process group, once all processes have finished."""
         if self.world > 1:
             import torch.distributed as dist
 
             self._replica = None
             dist.barrier()
             dist.destroy_process_group()
-            torch.set_num_threads(self.threads)  # the steps after it have the machine for themselves
+            torch.set_num_threads(self.threads)  # the steps of the pipeline after it use the whole machine
 
 
 ALONE = Processes()
@@ -163,7 +165,7 @@ def start(shard: bool) -> Processes:
     torch.set_num_threads(max(1, processes.threads // local))
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    # Keys of its own: a second training would meet the addresses of the first.
+    # A prefix for each group: a second training would read the addresses of the first.
     store = dist.PrefixStore(f"groups/{next(_groups)}", _store())
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=processes.rank, world_size=processes.world)
@@ -171,30 +173,30 @@ def start(shard: bool) -> Processes:
 
 
 def call(work: str) -> None:
-    """The first process tells the others what to take part in; "" when there is nothing more."""
+    """The first process tells the others which work to join; "": there is no more."""
     if world() > 1 and rank() == 0:
         _store().set(f"work/{next(_calls)}", work)
 
 
 def called() -> str:
-    """What the first process calls for next; waits until it does."""
+    """The next work that the first process calls for; waits for it."""
     store, name = _store(), f"work/{next(_calls)}"
-    store.wait([name], PATIENCE)
+    store.wait([name], TIMEOUT)
     return store.get(name).decode()
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's rows of a sharded tensor, which later changes go to; any other tensor as it is."""
+    """This process's rows of a sharded tensor, a view; any other tensor as it is."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A sharded tensor put together, which all processes must ask for; any other tensor as it is."""
+def full(tensor: Tensor) -> Tensor:
+    """A sharded tensor gathered from all processes, which all must call; any other tensor as it is."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 class _Step(nn.Module):
-    """The objective as a forward: DDP and FSDP act around that, while objectives reach into the model."""
+    """The objective as a forward: DDP and FSDP hook into `forward`, while objectives use the model's submodules."""
 
     def __init__(self, model: nn.Module, objective: Objective) -> None:
         super().__init__()
@@ -206,7 +208,7 @@ class _Step(nn.Module):
 
 @cache
 def _store() -> "Store":
-    """The key-value store that torchrun keeps for its processes, also those that it started again."""
+    """The key-value store that torchrun keeps for its processes, also after it restarted them."""
     import torch.distributed as dist
 
     store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)

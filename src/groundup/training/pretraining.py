@@ -1,6 +1,6 @@
 """Pre-training: from nothing or from a published folder.
 
-Continuing is the same training with other first weights: the rate warms up again and decays again (Ibrahim et al. 2024).
+Continuing is the same training with other first weights: the learning rate warms up and decays again (Ibrahim et al. 2024).
 `long_context.py` trains the result on for a longer context.
 """
 
@@ -31,7 +31,7 @@ from groundup.training.budget import Budget, budget
 from groundup.training.config import PretrainingConfig
 from groundup.training.data_order import Shares, Stream, check_ids, document_order
 from groundup.training.loop import mean_loss, train
-from groundup.training.objectives import BalancedNextToken, Z, next_token
+from groundup.training.objectives import Z_LOSS, BalancedNextToken, next_token
 from groundup.training.optimizer import Optimizer, pretraining_lrs
 from groundup.training.parallel import Objective, Processes
 from groundup.training.runtime import Runtime
@@ -40,22 +40,22 @@ from groundup.training.schedule import warmup_stable_decay
 PROBE_ROWS = 64  # of held-out text, for the loss curve
 OBSERVATIONS = 20  # of the loss curve
 PEAK_SECONDS = 0.2
-LAST_STEPS = 100  # at most, whose mean loss is told as the one at the end
-Lrs = Callable[[str, nn.Parameter], tuple[str, float]]  # name and parameter -> optimizer and peak rate
+LAST_STEPS = 100  # at most, whose mean loss is reported as the final loss
+Lrs = Callable[[str, nn.Parameter], tuple[str, float]]  # name and parameter -> optimizer and peak learning rate
 
 
 @dataclass(frozen=True)
-class Lengths:
-    """How a number of tokens is cut up: `steps` of `rows` rows of `context` tokens, `micro_rows` at once."""
+class Batching:
+    """How a number of tokens is batched: `steps` steps of `rows` rows of `context_length` tokens, `micro_rows` at once."""
 
-    context: int
+    context_length: int
     rows: int
     micro_rows: int
     steps: int
 
     @property
     def step_tokens(self) -> int:
-        return self.rows * self.context
+        return self.rows * self.context_length
 
     @property
     def tokens(self) -> int:
@@ -82,92 +82,96 @@ class TrainingTokens:
         return cls(files, table, begin_of_text)
 
     def stream(
-        self, numbers: np.ndarray, mixture: MixtureConfig, best_share: float, wanted: Lengths, runtime: Runtime
-    ) -> tuple[Stream, Lengths, dict[str, Shares]]:
-        """Rows of the documents with these `numbers`, as many of the `wanted` steps as they reach for, and the mixture.
+        self, indices: np.ndarray, mixture: MixtureConfig, anneal_data_fraction: float, planned: Batching, runtime: Runtime
+    ) -> tuple[Stream, Batching, dict[str, Shares]]:
+        """Rows of the documents at `indices` of the table, as many of the `planned` steps as they fill, and the mixture.
 
         Raises UserError where they do not fill one row.
         """
-        documents = [self.table[number] for number in numbers]
-        phases, realised = document_order(documents, mixture, best_share, wanted.tokens + 1, runtime.seed)
-        order = [numbers[phase] for phase in phases]
-        most = [-(-sum(one["tokens"] for one in parts.values()) // wanted.context) for parts in realised.values()]
-        stream = Stream(self.files["train"], order, wanted.context, self.begin_of_text, runtime.seed, most)
+        documents = [self.table[index] for index in indices]
+        phases, phase_shares = document_order(documents, mixture, anneal_data_fraction, planned.tokens + 1, runtime.seed)
+        order = [indices[phase] for phase in phases]
+        max_rows = [
+            -(-sum(one["tokens"] for one in shares.values()) // planned.context_length) for shares in phase_shares.values()
+        ]
+        stream = Stream(self.files["train"], order, planned.context_length, self.begin_of_text, runtime.seed, max_rows)
         if not stream.rows:
             raise UserError(
-                f"the training documents do not fill one row of {wanted.context} tokens; take more pages, a shorter "
+                f"the training documents do not fill one row of {planned.context_length} tokens; take more pages, a shorter "
                 "context or a larger max_repeats"
             )
-        for phase, parts in realised.items():
-            told = (f"{name} {one['share']:.0%} ({one['repeats']:.2f} passes)" for name, one in parts.items())
-            runtime.log(f"{phase}: {', '.join(told)}")
-        steps = min(wanted.steps, -(-stream.rows // wanted.rows))
-        if steps < wanted.steps:
-            runtime.log(f"{steps} steps instead of {wanted.steps}: within max_repeats there is no more of this mixture")
-        return stream, replace(wanted, steps=steps), realised
+        for phase, shares in phase_shares.items():
+            domains = (f"{name} {one['share']:.0%} ({one['repeats']:.2f} passes)" for name, one in shares.items())
+            runtime.log(f"{phase}: {', '.join(domains)}")
+        steps = min(planned.steps, -(-stream.rows // planned.rows))
+        if steps < planned.steps:
+            runtime.log(f"{steps} steps instead of {planned.steps}: max_repeats allows no more of this mixture")
+        return stream, replace(planned, steps=steps), phase_shares
 
-    def probe(self, context: int, seed: int) -> Stream:
+    def probe(self, context_length: int, seed: int) -> Stream:
         """Rows of the held-out documents."""
-        return Stream(self.files["held_out"], [np.arange(len(self.files["held_out"]))], context, self.begin_of_text, seed)
+        return Stream(self.files["held_out"], [np.arange(len(self.files["held_out"]))], context_length, self.begin_of_text, seed)
 
 
 def pretrain(
     tokenizer: Tokenizer, tokens: Path, settings: PretrainingConfig, runtime: Runtime, mixture: MixtureConfig | None = None
 ) -> tuple[LanguageModel, dict[str, Any]]:
-    """A model trained on the token files in `tokens`, whole in the first process's memory, and what is to be told of it.
+    """A model trained on the token files in `tokens`, gathered in the first process's memory, and its results.
 
     The model is made by `settings`. mixture: of the documents' domains; None: as they are.
 
     Raises UserError where the files, the tokenizer and the model do not belong together.
     """
-    one = prepared(tokenizer, tokens, settings, runtime, mixture or MixtureConfig())
-    steps, decay, warmup = one.lengths.steps, round(settings.decay_fraction * one.lengths.steps), warm_up(one.lengths.steps)
-    shape = f"{one.lengths.rows} x {one.lengths.context} tokens"
+    setup = prepare(tokenizer, tokens, settings, runtime, mixture or MixtureConfig())
+    steps, decay, warmup = (
+        setup.batching.steps, round(settings.decay_fraction * setup.batching.steps), warmup_steps(setup.batching.steps)
+    )  # fmt: skip
+    shape = f"{setup.batching.rows} x {setup.batching.context_length} tokens"
     runtime.log(f"{steps} steps of {shape}; warm-up {warmup}, decay over the last {decay}")
     return train_rows(
-        one.model, one.data, one.stream, one.lengths, lambda step: warmup_stable_decay(step, steps, warmup, decay), one.lrs,
-        one.weight_decay, settings.balance, one.realised, runtime,
+        setup.model, setup.data, setup.stream, setup.batching, lambda step: warmup_stable_decay(step, steps, warmup, decay),
+        setup.lrs, setup.weight_decay, settings.balance, setup.phase_shares, runtime,
     )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A model at the beginning of its training, the rows that it will read, and how."""
+class TrainingSetup:
+    """A model at the beginning of its training, the rows that it will read, their batching, learning rates and mixture."""
 
     model: LanguageModel
     data: TrainingTokens
     stream: Stream
-    lengths: Lengths
+    batching: Batching
     lrs: Lrs
     weight_decay: float
-    realised: dict[str, Shares]
+    phase_shares: dict[str, Shares]
 
 
-def prepared(
+def prepare(
     tokenizer: Tokenizer, tokens: Path, settings: PretrainingConfig, runtime: Runtime, mixture: MixtureConfig
-) -> Prepared:
+) -> TrainingSetup:
     """Everything that follows from the settings and the data. Raises UserError as `pretrain` does."""
     model, reasons = starting_model(settings, tokenizer, runtime.seed)
     data = TrainingTokens.open(tokens, tokenizer.begin_of_text, model.config.vocab_size)
     derived = budget(settings, architectures.multiplied(model), available_tokens(data.table, mixture))
     settings = settings.model_copy(update={"tokens": derived.tokens, "batch_tokens": derived.batch_tokens})
     lrs = log_decisions(model, settings, derived, reasons, runtime)
-    stream, lengths, realised = data.stream(
+    stream, batching, phase_shares = data.stream(
         np.arange(len(data.table)), mixture, settings.anneal_data_fraction,
-        cut(settings, settings.context_length, settings.tokens), runtime,
+        batching_of(settings, settings.context_length, settings.tokens), runtime,
     )  # fmt: skip
-    return Prepared(model, data, stream, lengths, lrs, derived.weight_decay, realised)
+    return TrainingSetup(model, data, stream, batching, lrs, derived.weight_decay, phase_shares)
 
 
-def warm_up(steps: int) -> int:
-    """Steps over which the rate rises."""
+def warmup_steps(steps: int) -> int:
+    """Steps over which the learning rate rises."""
     return max(1, steps // 50)
 
 
 def log_decisions(
     model: LanguageModel, settings: PretrainingConfig, derived: Budget, reasons: Sequence[str], runtime: Runtime
 ) -> Lrs:
-    """Say why everything is as it is; the learning rates."""
+    """Log every decision with its reason; returns the learning rates."""
     config, processes = model.config, runtime.processes
     lrs, lr_reasons = pretraining_lrs(config.hidden_size, settings.lr_scale, getattr(config, "tie_word_embeddings", False))
     for reason in (*runtime.device.reasons, *reasons, *derived.reasons, *lr_reasons):
@@ -182,59 +186,59 @@ def train_rows(
     model: LanguageModel,
     data: TrainingTokens,
     stream: Stream,
-    lengths: Lengths,
-    lr: Callable[[int], float],
+    batching: Batching,
+    lr_multiplier: Callable[[int], float],
     lrs: Lrs,
     weight_decay: float,
     balance: float,
-    realised: dict[str, Shares],
+    phase_shares: dict[str, Shares],
     runtime: Runtime,
     observations: int = OBSERVATIONS,
 ) -> tuple[LanguageModel, dict[str, Any]]:
-    """The model trained on the rows of `stream`, whole in the first process's memory, and what is to be told of it.
+    """The model trained on the rows of `stream`, gathered in the first process's memory, and its results.
 
-    lr: of a step, as a share of `lrs`; realised: the mixture of the rows, to be told too; observations: how often the loss
-    on held-out rows is measured on the way, 0 for never.
+    lr_multiplier(step): multiplier of the peak rates `lrs`; phase_shares: the mixture of the rows, for the results;
+    observations: how often the loss on held-out rows is measured during training, 0 for never.
     """
     device, processes, log = runtime.device.torch_device, runtime.processes, runtime.log
     counts = parameter_counts(model)
     if sparse := getattr(model.config, "num_experts", 0) > 0:
         counts["active"] = moe.active_parameters(model)
-    flops = architectures.flops(model, lengths.context, lengths.tokens)
+    flops = architectures.flops(model, batching.context_length, batching.tokens)
     log(f"{counts['total']:,} parameters, {counts['without_embedding']:,} without the embedding; {flops:.2g} FLOP")
     if sparse:
-        log(f"a token meets {counts['active']:,} of them; balance loss {balance:g}, z-loss {Z:g}")
-    by_kernels, compiles = _made_fast(model, lengths.context, flops, runtime)
+        log(f"each token uses {counts['active']:,} of them; balance loss {balance:g}, z-loss {Z_LOSS:g}")
+    by_kernels, compiles = _accelerate(model, batching.context_length, flops, runtime)
     dtype = runtime.device.training_dtype
     peak = measured_peak(device, dtype)
     log(f"matrix products run at {peak / 1e9:,.0f} GFLOP/s here; progress shows what share of that training reaches")
     balanced = BalancedNextToken(dtype, balance, processes.world)
     objective = processes.spread(model, balanced if sparse else partial(next_token, dtype=dtype), device)
-    observe = partial(_observe, model, objective, data.probe(lengths.context, runtime.seed), lengths, device, processes)
+    observe = partial(_observe, model, objective, data.probe(batching.context_length, runtime.seed), batching, device, processes)
     history = train(
         model,
         objective,
-        lambda step: stream.batches(step, lengths.rows, lengths.micro_rows, device, processes),
+        lambda step: stream.batches(step, batching.rows, batching.micro_rows, device, processes),
         Optimizer(model, lrs, muon_decay=weight_decay, dtype=dtype, processes=processes, kernels=by_kernels),
-        lr,
-        lengths.steps,
+        lr_multiplier,
+        batching.steps,
         runtime.training,
         runtime.label,
-        tokens_per_step=lengths.step_tokens,
-        seconds_at_peak=flops / lengths.steps / peak / processes.world,
+        tokens_per_step=batching.step_tokens,
+        seconds_at_peak=flops / batching.steps / peak / processes.world,
         skip_spikes=True,
         observe=observe if observations else None,
-        observe_every=max(1, lengths.steps // max(1, observations)),
+        observe_every=max(1, batching.steps // max(1, observations)),
         processes=processes,
         compiled=compiles,
     )
-    log(_ended(history))
+    log(_final_losses(history))
     results = {
         "parameters": counts,
-        "tokens": lengths.tokens,
+        "tokens": batching.tokens,
         "flop": flops,
-        "steps": lengths.steps,
-        "mixture": realised,
+        "steps": batching.steps,
+        "mixture": phase_shares,
         "compiled": compiles,
         "kernels": by_kernels,
         **_summary(history),
@@ -245,8 +249,8 @@ def train_rows(
     return model, results
 
 
-def _made_fast(model: LanguageModel, context: int, flops: float, runtime: Runtime) -> tuple[bool, bool]:
-    """(trained by native kernels, compiled), where they are there and it pays; said either way."""
+def _accelerate(model: LanguageModel, context_length: int, flops: float, runtime: Runtime) -> tuple[bool, bool]:
+    """(trained by native kernels, compiled), where kernels are available and compiling pays; either way it is logged."""
     device, processes, log = runtime.device, runtime.processes, runtime.log
     dense = isinstance(model, Decoder) and not getattr(model.config, "num_experts", 0)
     by_kernels = (
@@ -256,11 +260,11 @@ def _made_fast(model: LanguageModel, context: int, flops: float, runtime: Runtim
     )
     if by_kernels:
         try:
-            model.use_kernels(context, device.training_dtype)
+            model.use_kernels(context_length, device.training_dtype)
             what = "trained" if dense else "loss and optimizer"
             bfloat16 = device.training_dtype == torch.bfloat16
-            gain = "in bfloat16: up to twice as fast as compiled by torch" if bfloat16 else "in float32"
-            log(f"{what} by native kernels {gain} (groundup/kernels)")
+            number_format = "in bfloat16: up to twice as fast as compiled by torch" if bfloat16 else "in float32"
+            log(f"{what} by native kernels {number_format} (groundup/kernels)")
         except kernels.Unavailable as error:
             log(f"native kernels disabled: {error}; using PyTorch")
             by_kernels = False
@@ -278,9 +282,9 @@ def _made_fast(model: LanguageModel, context: int, flops: float, runtime: Runtim
 
 
 def starting_model(settings: PretrainingConfig, tokenizer: Tokenizer, seed: int) -> tuple[LanguageModel, list[str]]:
-    """A new model of `settings.depth`, or the one in `settings.start_from`; and why it is as it is.
+    """A new model of `settings.depth`, or the one in `settings.start_from`; and the reasons for its sizes.
 
-    Raises UserError when that one has another tokenizer or a shorter context, or patches are asked of what is no bytes.
+    Raises UserError when that one has another tokenizer or a shorter context, or for patches of tokens that are not bytes.
     """
     if not settings.start_from:
         if settings.architecture == "patches" and tokenizer.bytes_per_token.max() > 1:
@@ -294,10 +298,10 @@ def starting_model(settings: PretrainingConfig, tokenizer: Tokenizer, seed: int)
         )  # fmt: skip
     source = Path(settings.start_from)
     model = model_folder.load_decoder(source)
-    own = of_model(source)
-    if not own.is_that_of(tokenizer):
+    source_tokenizer = of_model(source)
+    if not source_tokenizer.is_that_of(tokenizer):
         raise UserError(
-            f"{source}: its tokenizer ({own.size} tokens) is not the one of these token files ({tokenizer.size}); "
+            f"{source}: its tokenizer ({source_tokenizer.size} tokens) is not the one of these token files ({tokenizer.size}); "
             "encode the texts with its own"
         )
     if tokenizer.size > model.config.vocab_size:
@@ -310,7 +314,7 @@ def starting_model(settings: PretrainingConfig, tokenizer: Tokenizer, seed: int)
             f"{model.config.max_position_embeddings}; train on that, and then for a longer context"
         )
     return model, [
-        f"continues {source}, step counts and rates from the beginning; architecture and depth do not matter"
+        f"continues {source}; steps and learning rates start again; architecture and depth come from there"
     ]
 
 
@@ -321,14 +325,14 @@ def available_tokens(table: list[dict[str, Any]], mixture: MixtureConfig) -> flo
     )
 
 
-def cut(settings: PretrainingConfig, context: int, tokens: int) -> Lengths:
-    rows = max(1, settings.batch_tokens // context)
-    micro_rows = max(1, min(rows, settings.micro_batch_tokens // context))
-    return Lengths(context, rows, micro_rows, max(1, tokens // (rows * context)))
+def batching_of(settings: PretrainingConfig, context_length: int, tokens: int) -> Batching:
+    rows = max(1, settings.batch_tokens // context_length)
+    micro_rows = max(1, min(rows, settings.micro_batch_tokens // context_length))
+    return Batching(context_length, rows, micro_rows, max(1, tokens // (rows * context_length)))
 
 
 def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a product of large square matrices, the best in a fifth of a second; nothing but what is shown depends on it.
+    """FLOP/s of a product of large square matrices, the best in a fifth of a second; only what is displayed depends on it.
 
     A busy host makes most of them two to three times slower for ten milliseconds and longer.
     """
@@ -344,11 +348,11 @@ def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _observe(
-    model: LanguageModel, objective: Objective, probe: Stream, some: Lengths, device: torch.device, processes: Processes
+    model: LanguageModel, objective: Objective, probe: Stream, batching: Batching, device: torch.device, processes: Processes
 ) -> dict[str, float]:
     if not probe.rows:  # a loss of nothing would be zero
         return {}
-    batches = probe.batches(0, min(PROBE_ROWS, probe.rows), some.micro_rows, device, processes)
+    batches = probe.batches(0, min(PROBE_ROWS, probe.rows), batching.micro_rows, device, processes)
     return {"held_out": mean_loss(model, objective, batches, processes)}
 
 
@@ -364,14 +368,14 @@ def _summary(history: list[dict[str, float]]) -> dict[str, Any]:
     }
 
 
-def _ended(history: list[dict[str, float]]) -> str:
-    found = _summary(history)
-    held_out = "" if found["held_out_loss"] is None else f"; on held-out text {found['held_out_loss']:.3f}"
-    return f"loss {found['train_loss']:.3f}, mean of the last {found['train_loss_steps']} steps{held_out}"
+def _final_losses(history: list[dict[str, float]]) -> str:
+    summary = _summary(history)
+    held_out = "" if summary["held_out_loss"] is None else f"; on held-out text {summary['held_out_loss']:.3f}"
+    return f"loss {summary['train_loss']:.3f}, mean of the last {summary['train_loss_steps']} steps{held_out}"
 
 
 def _whole_model(parts: LanguageModel, folder: Path, results: dict[str, Any]) -> LanguageModel:
-    """What the processes hold in parts, read from the last state; the origin is in the configuration."""
+    """The model whose parts the processes hold, read from the last state; its origin is in the configuration."""
     model = type(parts)(parts.config)
     checkpoint.load(folder, results["steps"], {f"model.{name}": parameter for name, parameter in model.named_parameters()})
     return model

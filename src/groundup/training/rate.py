@@ -1,4 +1,4 @@
-"""How fast this machine trains a model: the seconds of some real steps of the training loop, on rows of the real files."""
+"""Tokens per second of training a model on this machine, from some real steps of the training loop on rows of the real files."""
 
 import statistics
 import time
@@ -12,16 +12,17 @@ from groundup.core.device import Device
 from groundup.data.config import MixtureConfig
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.config import PretrainingConfig
-from groundup.training.pretraining import prepared, train_rows
+from groundup.training.pretraining import prepare, train_rows
 from groundup.training.runtime import Runtime
 
 SECONDS = 1.5  # of steps that are timed, and at least so many steps
 FEWEST_STEPS, MOST_STEPS = 3, 100
-SMALL = 0.01  # of the peak rates: at these from the first step on weights run away, and steps are a tenth slower than later
+# Times the peak learning rates: at the peak from the first step on weights run away, and steps are a tenth slower than later.
+LR_MULTIPLIER = 0.01
 
 
 class _Enough(Exception):
-    """Ends a training that was for measuring alone."""
+    """Ends a training that only measures."""
 
 
 def tokens_per_second(
@@ -33,22 +34,22 @@ def tokens_per_second(
     """
     begun: list[float] = []
 
-    def timed(step: int) -> float:
-        """The rate of a step, which the loop asks for when its gradients are there."""
+    def timed_lr(step: int) -> float:
+        """The learning rate's multiplier, which the loop asks for once the step's gradients are computed; notes the time."""
         if step == len(begun):
             begun.append(time.perf_counter())
             steps = step - 1  # the first takes its memory anew
             if steps >= MOST_STEPS or (steps >= FEWEST_STEPS and begun[-1] - begun[1] > SECONDS):
                 raise _Enough
-        return SMALL
+        return LR_MULTIPLIER
 
     with TemporaryDirectory() as folder:
         runtime = Runtime(device, Path(folder), label, log=lambda text: None)
-        one = prepared(tokenizer, tokens, settings, runtime, mixture)
-        lengths = replace(one.lengths, steps=MOST_STEPS + 3)
+        setup = prepare(tokenizer, tokens, settings, runtime, mixture)
+        batching = replace(setup.batching, steps=MOST_STEPS + 3)
         with suppress(_Enough):
             train_rows(
-                one.model, one.data, one.stream, lengths, timed, one.lrs, one.weight_decay, settings.balance, one.realised,
-                runtime, observations=0,
+                setup.model, setup.data, setup.stream, batching, timed_lr, setup.lrs, setup.weight_decay, settings.balance,
+                setup.phase_shares, runtime, observations=0,
             )  # fmt: skip
-    return one.lengths.step_tokens / statistics.median(later - earlier for earlier, later in pairwise(begun[1:]))
+    return setup.batching.step_tokens / statistics.median(later - earlier for earlier, later in pairwise(begun[1:]))

@@ -1,6 +1,6 @@
-"""Where and with what a training is done: what each trainer takes beside model, tokenizer, data and settings.
+"""Where and with what a training is done: what each trainer takes besides model, tokenizer, data and settings.
 
-Every one has the order `train(model, tokenizer, data, settings, runtime)`, whatever it is that is trained.
+Every trainer has the order `train(model, tokenizer, data, settings, runtime)`.
 """
 
 import logging
@@ -12,15 +12,15 @@ from pathlib import Path
 from groundup.core.device import Device
 from groundup.training.parallel import ALONE, Processes
 
-TRAINING = "training"  # beside a model's files: what training itself writes, which nobody needs to use the model
+TRAINING = "training"  # folder in a model's folder, for what training itself writes; the model works without it
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """`folder`: of the model to be; training writes its states and metrics to `training` in it. `label`: for what is shown.
+    """`folder`: of the model to be; training writes its states and metrics to `training` in it. `label`: for progress and log.
 
-    `left_out`: rows that cannot be trained on are counted there, by reason.
+    `left_out`: counts rows that cannot be trained on, by reason.
     """
 
     device: Device

@@ -2,8 +2,8 @@
 
 
 def warmup_stable_decay(step: int, steps: int, warmup: int, decay: int) -> float:
-    """Multiplier of the peak rate at `step` of `steps`: up over `warmup`, then 1, then linearly to 0 over `decay`."""
+    """Multiplier of the peak learning rate at `step` of `steps`: up over `warmup`, then 1, then linearly to 0 over `decay`."""
     if step < warmup:
         return (step + 1) / warmup
-    left = steps - step
-    return left / decay if left < decay else 1.0
+    remaining = steps - step
+    return remaining / decay if remaining < decay else 1.0
