@@ -29,8 +29,8 @@ def contamination(
     """Was a test trained on? Its order against shuffled ones, and its 13-grams in a corpus."""
     from groundup.evaluation import contamination as chapter
 
-    found = chapter.contamination(
+    report = chapter.contamination(
         model, task, data, corpus or [], seed=seed, examples=examples, shards=shards, permutations=permutations, out=out
     )
-    print(printable(chapter.shown(found)), file=sys.stderr)
-    result(found)
+    print(printable(chapter.shown(report)), file=sys.stderr)
+    result(report)

@@ -109,8 +109,8 @@ def tune(
     """Show what each threshold would keep, with texts just on either side of it; nothing is computed anew."""
     from groundup.corpus.select import thresholds as tuning
 
-    found = tuning.tune(folder, column or [], samples)
-    for row in found["thresholds"]:
+    table = tuning.tune(folder, column or [], samples)
+    for row in table["thresholds"]:
         print(printable("\n".join(tuning.described(row))))
         del row["samples"]
-    result(found)
+    result(table)

@@ -35,8 +35,8 @@ def show(
     """Show which tokens of your rows are trained: in colour, or as {+text+} where there is no terminal."""
     from groundup.posttraining.show import marked_rows, show
 
-    shown, found = show(model, files, rows)
-    print(marked_rows(shown, sys.stderr.isatty() and "NO_COLOR" not in os.environ), file=sys.stderr)
-    for reason, count in found["left_out"].items():
+    marked, counts = show(model, files, rows)
+    print(marked_rows(marked, sys.stderr.isatty() and "NO_COLOR" not in os.environ), file=sys.stderr)
+    for reason, count in counts["left_out"].items():
         print(printable(f"left out, {count:,} of these rows: {reason}"), file=sys.stderr)
-    result(found)
+    result(counts)

@@ -59,10 +59,10 @@ def evaluate(
     from groundup.report.config import ReportConfig
 
     if show:
-        found = evaluation.listing()
-        rows = [(name, one["kind"], one["title"], ", ".join(one["files"])) for name, one in found["tasks"].items()]
+        shipped = evaluation.listing()
+        rows = [(name, info["kind"], info["title"], ", ".join(info["files"])) for name, info in shipped["tasks"].items()]
         print(printable(table(("task", "kind", "title", "files in --data"), rows, left=(1, 2, 3))), file=sys.stderr)
-        result(found)
+        result(shipped)
         return
     if not models or not task:
         raise UserError("groundup evaluate: give MODEL and --task NAME or FILE; --list shows the shipped tasks")
@@ -73,10 +73,10 @@ def evaluate(
     machine = ReportConfig(**({} if watts is None else {"watts": watts})).model_dump()
     if engine == "processes" and address != "local":
         raise UserError(f"groundup evaluate: --address {address} is of a Ray cluster; add --engine ray")
-    found = evaluation.evaluate(
+    scores = evaluation.evaluate(
         models, task, data, limit=limit, few_shot=few_shot, out=out, batch_size=batch_size, workers=workers,
         ray=address if engine == "ray" else None, robust=robustness, misspellings=misspellings,
         machine=machine if efficiency else None, leaderboard=leaderboard,
     )  # fmt: skip
-    print(printable(results_table(found)), file=sys.stderr)
-    result(found)
+    print(printable(results_table(scores)), file=sys.stderr)
+    result(scores)

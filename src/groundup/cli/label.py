@@ -149,6 +149,6 @@ def report(project: Project) -> None:
     from groundup.labelling.results import lines_of
     from groundup.labelling.results import report as figures
 
-    found = figures(store)
-    print(printable("\n".join(lines_of(found))), file=sys.stderr)
-    result(found)
+    summary = figures(store)
+    print(printable("\n".join(lines_of(summary))), file=sys.stderr)
+    result(summary)

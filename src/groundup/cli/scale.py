@@ -50,10 +50,10 @@ def predict(
     table = read(runs)
     fitted = laws.fit(table, draws, seed)
     fitted.say_outliers(table)
-    told = study.predict(fitted, table, parameters, tokens, flop)
+    prediction = study.predict(fitted, table, parameters, tokens, flop)
     if answered:
-        told["answering"] = study.with_intervals(fitted, told["loss"]["value"], answered)
-    result(told)
+        prediction["answering"] = study.with_intervals(fitted, prediction["loss"]["value"], answered)
+    result(prediction)
 
 
 @scale.command()
@@ -78,9 +78,9 @@ def mixture(
     from groundup.scaling import mixture_laws
 
     sizes = mixture_laws.parse_available(available or [])
-    found = mixture_laws.propose(mixture_laws.read(runs), target or [], sizes, tokens, max_repeats, pull, seed)
-    mixture_laws.write(out, found, max_repeats)
-    result({"out": str(out), **found})
+    proposal = mixture_laws.propose(mixture_laws.read(runs), target or [], sizes, tokens, max_repeats, pull, seed)
+    mixture_laws.write(out, proposal, max_repeats)
+    result({"out": str(out), **proposal})
 
 
 @scale.command()
@@ -148,13 +148,15 @@ def compare(
     from groundup.report import figures
     from groundup.scaling import architecture_comparison
 
-    pairs = [one.partition("=") for one in ladders]
+    pairs = [ladder.partition("=") for ladder in ladders]
     folders = {name: Path(folder) for name, _, folder in pairs if name.replace("-", "").isalnum() and folder}
     if len(folders) < len(pairs):
         raise typer.BadParameter("give each ladder once as NAME=LADDER, such as lstm=ladders/lstm")
-    found = architecture_comparison.compare(folders)
-    write_text(out, figures.as_file(figures.architectures("architectures", found)))
-    result({"figure": str(out), **{name: {k: v for k, v in one.items() if k != "points"} for name, one in found.items()}})
+    compared = architecture_comparison.compare(folders)
+    write_text(out, figures.as_file(figures.architectures("architectures", compared)))
+    result(
+        {"figure": str(out), **{name: {k: v for k, v in ladder.items() if k != "points"} for name, ladder in compared.items()}}
+    )
 
 
 @scale.command()
@@ -177,15 +179,15 @@ def plan(
     from groundup.core.files import write_json
     from groundup.scaling import ladder
 
-    if sum(one is not None for one in (minutes, flop, dollars)) != 1:
+    if sum(budget is not None for budget in (minutes, flop, dollars)) != 1:
         raise typer.BadParameter("give one of --minutes, --flop and --dollars")
     rate: ladder.Rate | None = None
     if dollars is not None:
         rate, price = ladder.rented_rate(gpu)
         flop = rate.flop_per_second * 3600 * dollars / price
-    made = ladder.plan(minutes, flop, vocabulary, context_length, architecture, seed, rate)
-    write_json(out, made)
-    result({"plan": str(out), **made})
+    planned = ladder.plan(minutes, flop, vocabulary, context_length, architecture, seed, rate)
+    write_json(out, planned)
+    result({"plan": str(out), **planned})
 
 
 @scale.command()

@@ -40,10 +40,10 @@ def train(
     with alone(out):
         outputs.require_new(out / "tokenizer.json", out / "config.json")
         if kind != "bpe":
-            made = train_plain(kind, inputs, out, vocabulary)
+            results = train_plain(kind, inputs, out, vocabulary)
         else:
-            made = train_bpe(inputs, out, vocabulary, pattern, weights, workers, memory_mb << 20)
-    result(made)
+            results = train_bpe(inputs, out, vocabulary, pattern, weights, workers, memory_mb << 20)
+    result(results)
 
 
 @tokenizer.command()
@@ -61,8 +61,8 @@ def encode(
     with alone(out):
         if not out.with_name(f"{out.name}.parts").is_dir():  # of one that was killed
             outputs.require_new(Path(f"{out}.bin"), Path(f"{out}.idx"))
-        made = encode_corpus(folder, inputs, out, split, workers)
-    result(made)
+        results = encode_corpus(folder, inputs, out, split, workers)
+    result(results)
 
 
 @tokenizer.command()
@@ -88,11 +88,11 @@ def sweep(
     from groundup.scaling.vocabulary_sweep import parse_sizes
     from groundup.scaling.vocabulary_sweep import sweep as measure
 
-    found = measure(
+    results = measure(
         inputs, parse_sizes(sizes), out, depth=depth, tokens=tokens, context=context_length, pattern_name=pattern,
         held_out_kb=held_out_kb, text_mb=text_mb, seed=seed, workers=workers,
     )  # fmt: skip
-    result({"out": str(out), **found, "page": str(vocabulary_page.write(out, found))})
+    result({"out": str(out), **results, "page": str(vocabulary_page.write(out, results))})
 
 
 @tokenizer.command()
