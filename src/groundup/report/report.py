@@ -1,4 +1,4 @@
-"""A run, as far as it went -> one HTML page that needs no other file, and beside it the recipe that makes the run again.
+"""A run, of whichever steps -> one HTML page that needs no other file, and beside it the recipe that makes the run again.
 
 A section of the page is a module and a template in `sections/`, which holds its words; `report.html.jinja` puts them
 together. Text from pages and models is anybody's: it is escaped by the templates, shown as text and never as a link,

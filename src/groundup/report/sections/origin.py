@@ -68,8 +68,6 @@ def commands(run: RunResults) -> list[tuple[str, str]]:
     if "tokenizer" in results and "corpus" in results:
         report = ["tokenizer", "report", folder / "tokenizer", "--on", folder, "--out", f"{folder}-tokenizer.html"]
         entries.append(("See what the tokenizer does to texts.", report))
-    if "ppo" not in results:
-        entries.insert(0, ("Resume this run.", ["run", recipe, "--run", folder]))
     return [(what, shlex.join(["groundup", *map(str, words)])) for what, words in entries]
 
 
