@@ -76,8 +76,8 @@ def groundup(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version, and end.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings alone, no progress.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Details as well.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings, no progress.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Details too.")] = False,
 ) -> None:
     log.to_terminal(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
 
@@ -89,7 +89,7 @@ def run(
     minutes: Annotated[
         float | None,
         typer.Option(
-            callback=finite, help="Of the whole run on this machine, in place of base.depth and base.tokens: both follow from it."
+            callback=finite, help="For the whole run on this machine; base.depth and base.tokens then follow from them."
         ),
     ] = None,
     settings: Settings = None,
@@ -104,7 +104,7 @@ def run(
     from groundup.pipeline.steps import run as run_all
 
     if minutes is not None and minutes < 1:
-        raise typer.BadParameter(f"--minutes {minutes:g}: a run takes a minute or more")
+        raise typer.BadParameter(f"--minutes {minutes:g}: must be 1 or more")
     loaded = recipes.load(recipe, settings, minutes)
     target = folder or Path("runs") / recipe.stem
     result(dry(loaded, target, steps_of(loaded)) if dry_run else run_all(loaded, target))
@@ -118,7 +118,7 @@ def init(
         typer.Option(metavar="SOURCE", help="Your file, folder or site; once for each. If not given: DIR/pages."),
     ] = None,
     languages: Annotated[
-        list[str] | None, typer.Option("--language", help="Of your pages, by its code: en, de; once for each; en if not given.")
+        list[str] | None, typer.Option("--language", help="Of your pages, by its code, as de; once for each; en if not given.")
     ] = None,
 ) -> None:
     """Write a commented recipe for your own pages, and say which command is next."""
@@ -194,12 +194,12 @@ def train_reader(
     vocabulary: Annotated[int, typer.Option(min=8, max=MOST_TOKENS, help="Of a tokenizer that is trained.")] = 8_000,
     depth: Annotated[int, typer.Option(min=1, max=126, help="Layers.")] = 2,
     length: Annotated[int, typer.Option(min=32, max=MOST_TOKENS, help="Tokens that are read at once.")] = 320,
-    batch: Annotated[int, typer.Option(min=1, max=4096, help="Windows a step.")] = 32,
-    steps: Annotated[int, typer.Option(min=1, max=10**9, help="On the questions.")] = 500,
-    practice_steps: Annotated[int, typer.Option(min=1, max=10**9, help="Before them, with --practice.")] = 1500,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the start and of the order.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, max=4096, help="Windows per step.")] = 32,
+    steps: Annotated[int, typer.Option(min=1, max=10**9, help="Training steps on the questions.")] = 500,
+    practice_steps: Annotated[int, typer.Option(min=1, max=10**9, help="Training steps before these, with --practice.")] = 1500,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Random seed of the weights and of the order.")] = 0,
 ) -> None:
-    """Train what `groundup ask` answers with, on questions about texts. A killed one continues."""
+    """Train the model of `groundup ask`, on questions about texts. Run the same command again to resume."""
     from groundup.encoder.question_answering import ReaderSettings
     from groundup.encoder.train_reader import train_reader as train
 

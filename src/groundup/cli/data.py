@@ -30,7 +30,7 @@ def convert(
 def show(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A folder whose tokenizer and chat template are used.")],
     files: Annotated[list[Path], typer.Option("--data", metavar="FILE", help="Conversations or preferences; several times.")],
-    rows: Annotated[int, typer.Option(min=1, max=10_000, help="Of each file, from its beginning.")] = 3,
+    rows: Annotated[int, typer.Option(min=1, max=10_000, help="Rows to show of each file, from its beginning.")] = 3,
 ) -> None:
     """Show which tokens of your rows are trained: in colour, or as {+text+} where there is no terminal."""
     from groundup.posttraining.show import marked_rows, show

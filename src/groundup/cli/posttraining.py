@@ -32,7 +32,7 @@ HeldOut = Annotated[
     list[Path] | None, typer.Option(metavar="FILE", help="Rows to measure on; if not given, a tenth of the prompts.")
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse what the checks before training find fault with.")]
-Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the order of the rows, and of what is sampled.")]
+Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Random seed of the order of the rows, and of sampling.")]
 
 
 def _from_rows(kind: str) -> Callable[..., None]:
