@@ -265,27 +265,27 @@ def main_figures(kind: str, results: Results) -> Results:
     if kind == "benchmarks":
         from groundup.evaluation.leaderboard import headline
 
-        return {one["task"]: headline(one)[1]["value"] for one in results["results"][: len(results["tasks"])]}
+        return {result["task"]: headline(result)[1]["value"] for result in results["results"][: len(results["tasks"])]}
     if kind == "evaluation":
         return {
             "bits_per_byte": results["bits_per_byte"]["overall"],
             "sentence_pairs": results["sentence_pairs"]["all"]["accuracy"] if results["sentence_pairs"] else None,
             "multiple_choice": {
-                how: one["accuracy"] for how, one in (results["multiple_choice"] or {}).items() if isinstance(one, dict)
+                how: score["accuracy"] for how, score in (results["multiple_choice"] or {}).items() if isinstance(score, dict)
             },
         }
     if kind == "sft":
-        found = results["held_out"]
-        overlap = {name: one["overlap"] for name, one in found["overlap"].items()}
-        return {"sft_overlap": overlap, "sft_answer_loss": found["answer_loss"]}
+        held_out = results["held_out"]
+        overlap = {name: score["overlap"] for name, score in held_out["overlap"].items()}
+        return {"sft_overlap": overlap, "sft_answer_loss": held_out["answer_loss"]}
     if kind == "reward":
         return {"reward_accuracy": results["accuracy"]["accuracy"]}
     if kind in ("dpo", "ppo", "grpo"):
-        if not (found := results["against_sft"]):
+        if not (comparison := results["against_sft"]):
             return {}
         return {kind: {
-            **{key: found[key] for key in ("win_rate", "low", "high", "mean_words")},
-            "sft_mean_words": found["baseline_mean_words"],
+            **{key: comparison[key] for key in ("win_rate", "low", "high", "mean_words")},
+            "sft_mean_words": comparison["baseline_mean_words"],
         }}  # fmt: skip
     return {}
 
