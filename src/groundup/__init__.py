@@ -1,7 +1,7 @@
 """groundup: a language model from the ground up; raw web pages in, a chat model out, every stage measured.
 
-The names in `__all__` are what Python programs use (`groundup.api`). They are imported when they are asked for: whoever
-needs a chapter alone does not wait for torch.
+The names in `__all__` are what Python programs use (`groundup.api`). Each is imported on its first use, so that a program
+that needs only a chapter does not wait for torch.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         sft,
         train_tokenizer,
     )
-else:  # out of sight of type checkers, to which it would say that every name is here
+else:  # hidden from type checkers, which would take every name to exist
 
     def __getattr__(name: str) -> Any:
         if name not in __all__:

@@ -45,7 +45,7 @@ def test_the_verb(groundup_here, toy_decoder, toy_tokenizer, tmp_path):
     (tmp_path / "lambada.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = ["evaluate", tmp_path / "one", "--task", "lambada", "--data", tmp_path, "--out", tmp_path / "out"]
     done = groundup_here(*words, "--watts", 100)
-    assert done.returncode == 2 and "--watts is of --efficiency" in done.stderr
+    assert done.returncode == 2 and "--watts needs --efficiency" in done.stderr
     done = groundup_here(*words, "--efficiency", "--watts", 100)
     assert done.returncode == 0, done.stderr
     [result] = json.loads(done.stdout.splitlines()[-1])["results"]

@@ -218,7 +218,7 @@ def test_the_verb(groundup_here, model, rows, tmp_path):
         tmp_path / "out",
     ]
     done = groundup_here(*words, "--misspellings", tmp_path)
-    assert done.returncode == 2 and "--misspellings is of --robustness" in done.stderr
+    assert done.returncode == 2 and "--misspellings needs --robustness" in done.stderr
     done = groundup_here(*words, "--robustness")
     assert done.returncode == 0, done.stderr
     [result] = json.loads(done.stdout.splitlines()[-1])["results"]

@@ -122,5 +122,5 @@ def test_conversations_that_fit_a_longer_base_are_not_refused_by_the_shorter(tmp
     more += [{"kind": "sft", "name": "sft-deep", "inputs": {"base": "deep"}}]
     found = recipe({"context_length": 64}, steps=more)
     by_name = {step.name: step for step in steps.steps_of(found)}
-    assert preflight._context(found, by_name["sft"].inputs(tmp_path)) == 64
-    assert preflight._context(found, by_name["sft-deep"].inputs(tmp_path)) == preflight.LONGEST_CONTEXT
+    assert preflight._context_length(found, by_name["sft"].inputs(tmp_path)) == 64
+    assert preflight._context_length(found, by_name["sft-deep"].inputs(tmp_path)) == preflight.LONGEST_CONTEXT

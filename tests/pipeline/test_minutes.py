@@ -18,7 +18,7 @@ from groundup.core.errors import UserError
 from groundup.core.seals import read_manifest
 from groundup.data.config import MixtureConfig
 from groundup.pipeline import minutes, recipe, step_times, steps
-from groundup.pipeline.step_times import LaterStep, Questions, Speeds, Work, taken, work_of
+from groundup.pipeline.step_times import LaterStep, Questions, Speeds, Work, total_seconds, work_of
 from groundup.scaling import time_budget
 from groundup.scaling.time_budget import Candidate, candidate_result
 from groundup.training import rate
@@ -129,8 +129,9 @@ def test_what_follows_from_a_plan_are_its_sizes_alone(before, measured, tmp_path
     other.mkdir()
     for change, same in ({"made": "later"}, True), ({"chosen": {**plan["chosen"], "tokens": 640}}, False):
         (other / "plan.json").write_text(json.dumps(plan | change))
-        assert (minutes.chosen(other / "plan.json") == minutes.chosen(tmp_path / "plan" / "plan.json")) is same
-    assert minutes.chosen(other / "stage.json") is None
+        first = minutes.digest_of_chosen(tmp_path / "plan" / "plan.json")
+        assert (minutes.digest_of_chosen(other / "plan.json") == first) is same
+    assert minutes.digest_of_chosen(other / "stage.json") is None
 
 
 def test_more_minutes_plan_again(before, measured, tmp_path):
@@ -283,9 +284,9 @@ def test_later_steps_are_counted():
 @given(st.tuples(*[st.floats(0, 1e6)] * 5), st.tuples(*[st.floats(1e-9, 1e-3)] * 4), st.floats(1, 4))
 def test_later_steps_take_longer_where_a_machine_is_slower(counts, seconds, slower):
     work, speeds = Work(*counts, []), Speeds(*seconds)
-    assert taken(work, speeds) >= work.seconds
-    slow = taken(work, Speeds(*(slower * one for one in speeds))) - work.seconds
-    assert slow == pytest.approx(slower * (taken(work, speeds) - work.seconds), rel=1e-6, abs=1e-6)
+    assert total_seconds(work, speeds) >= work.seconds
+    slow = total_seconds(work, Speeds(*(slower * one for one in speeds))) - work.seconds
+    assert slow == pytest.approx(slower * (total_seconds(work, speeds) - work.seconds), rel=1e-6, abs=1e-6)
 
 
 def test_later_steps_are_measured_on_real_rows(before, monkeypatch, replace_time):
@@ -309,11 +310,11 @@ def test_later_steps_are_measured_on_real_rows(before, monkeypatch, replace_time
     rows = tuple({"messages": said} for _ in range(3))
     one, asked = toy(before, context_length=64), Questions(3, 3, 3, 9.0, 2.0, rows)
     held_out = minutes._held_out(before / "tokens")
-    found = step_times.measured(one, 1, 100.0, tokenizer(), choose(1), held_out, asked)
+    found = step_times.measure_speeds(one, 1, 100.0, tokenizer(), choose(1), held_out, asked)
     assert found.trained == 0.01 and found.answer == 5.0 / 4 and found.row == 7.0 / one.sft.batch_examples
     assert found.scored == pytest.approx(3.0 / sum(map(len, held_out)))
-    guessed = step_times.guessed(100.0, asked)
-    assert step_times.measured(one, 1, 100.0, tokenizer(), choose(1), [], Questions(3, 3, 3, 9.0, 2.0)) == guessed
+    guessed = step_times.guess_speeds(100.0, asked)
+    assert step_times.measure_speeds(one, 1, 100.0, tokenizer(), choose(1), [], Questions(3, 3, 3, 9.0, 2.0)) == guessed
 
 
 def test_a_rate_is_measured_at_the_batch_that_it_is_for(before, measured, monkeypatch, tmp_path):
@@ -321,15 +322,17 @@ def test_a_rate_is_measured_at_the_batch_that_it_is_for(before, measured, monkey
     batches = []
 
     def speed(tokens, tokenizer, settings, mixture, device, label):
-        batches.append((settings.depth, minutes._batch(toy(before, batch_tokens=0), settings.depth, settings.tokens, 1e12)))
+        batch = minutes._batch_tokens(toy(before, batch_tokens=0), settings.depth, settings.tokens, 1e12)
+        batches.append((settings.depth, batch))
         return {1: 1e6, 2: 1e-3}[settings.depth]
 
     monkeypatch.setattr(rate, "tokens_per_second", speed)
-    monkeypatch.setattr(minutes, "applied", lambda one, folder: one)
+    monkeypatch.setattr(minutes, "with_planned_sizes", lambda one, folder: one)
     one = toy(before, batch_tokens=0)
     found = minutes.decide(
-        one, before / "tokens", tokenizer(), choose(1), {}, Work(0, 0, 0, 0, 0, []), Questions(), time.monotonic(), whole=False
-    )
+        one, before / "tokens", tokenizer(), choose(1), {}, Work(0, 0, 0, 0, 0, []), Questions(), time.monotonic(),
+        full_text=False,
+    )  # fmt: skip
     assert [depth for depth, _ in batches] == [1, 1, 2] and batches[1][1] > batches[0][1]
     assert found["chosen"]["batch_tokens"] == batches[1][1]
 

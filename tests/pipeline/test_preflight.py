@@ -117,7 +117,7 @@ def test_a_check_comes_before_the_first_stage_after_what_it_needs(tmp_path):
     stages = (
         Step("corpus", (), make),
         Step("tokenizer", ("corpus",), make),
-        Step("dpo", ("corpus", "tokenizer"), make, ahead=(("corpus", fails),)),
+        Step("dpo", ("corpus", "tokenizer"), make, checks=(("corpus", fails),)),
     )
     for expected in (["corpus"], ["corpus"]):  # also when corpus is there already
         with pytest.raises(UserError, match="dpo: will fail"):

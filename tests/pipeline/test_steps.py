@@ -176,7 +176,7 @@ def test_a_model_from_elsewhere_with_the_tokenizer_of_another_run(tmp_path):
     def checked(tokenizer):
         found = recipe(given={**given, "tokenizer": str(tmp_path / tokenizer)}, standard=["sft"])
         [step] = [one for one in steps.steps_of(found) if one.name == "sft"]
-        for _, check in step.ahead[len(steps.KINDS["sft"].ahead) :]:
+        for _, check in step.checks[len(steps.KINDS["sft"].checks) :]:
             check(found, step.inputs(tmp_path))
 
     with pytest.raises(UserError, match=r"b: its tokenizer is not the one in .*a; give the model's own"):

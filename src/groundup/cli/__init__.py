@@ -39,7 +39,7 @@ app = typer.Typer(
     help="Build a language model from the ground up: raw web pages in, a chat model out, every stage measured.",
 )
 
-# Trouble of the machine rather than of the program.
+# Errors of the machine rather than of the program.
 MACHINE_TROUBLE = {
     errno.ENOSPC: "no space left; free some and run the same command again",
     errno.EDQUOT: "over the disk quota; free some space and run the same command again",
@@ -55,12 +55,12 @@ MACHINE_TROUBLE = {
     errno.ELOOP: "a link that leads to itself",
     errno.EMFILE: "too many files are open; raise the limit (ulimit -n) and run the same command again",
 }
-# What numpy and Arrow say of a disk in place of the system's number.
-NUMBER_OF_SYSTEM = re.compile(r"\[?errno:? (\d+)", re.IGNORECASE)
+# How numpy and Arrow report a disk's error, in place of the system's number.
+ERRNO_IN_TEXT = re.compile(r"\[?errno:? (\d+)", re.IGNORECASE)
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 
 INTERRUPTED = 130
-RENAMED = {"--rule": "--pattern", "--context": "--context-length"}  # where a command has no option of the old name
+RENAMED_OPTIONS = {"--rule": "--pattern", "--context": "--context-length"}  # where a command has no option of the old name
 # What click raises for arguments that it cannot take; releases of typer keep it in different places.
 BadArguments = typer.BadParameter.__mro__[2]
 
@@ -76,8 +76,8 @@ def groundup(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version, and end.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings alone, no progress.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Details as well.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings, no progress.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Details too.")] = False,
 ) -> None:
     log.to_terminal(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
 
@@ -89,7 +89,7 @@ def run(
     minutes: Annotated[
         float | None,
         typer.Option(
-            callback=finite, help="Of the whole run on this machine, in place of base.depth and base.tokens: both follow from it."
+            callback=finite, help="For the whole run on this machine; base.depth and base.tokens then follow from them."
         ),
     ] = None,
     settings: Settings = None,
@@ -104,7 +104,7 @@ def run(
     from groundup.pipeline.steps import run as run_all
 
     if minutes is not None and minutes < 1:
-        raise typer.BadParameter(f"--minutes {minutes:g}: a run takes a minute or more")
+        raise typer.BadParameter(f"--minutes {minutes:g}: must be 1 or more")
     loaded = recipes.load(recipe, settings, minutes)
     target = folder or Path("runs") / recipe.stem
     result(dry(loaded, target, steps_of(loaded)) if dry_run else run_all(loaded, target))
@@ -118,16 +118,16 @@ def init(
         typer.Option(metavar="SOURCE", help="Your file, folder or site; once for each. If not given: DIR/pages."),
     ] = None,
     languages: Annotated[
-        list[str] | None, typer.Option("--language", help="Of your pages, by its code: en, de; once for each; en if not given.")
+        list[str] | None, typer.Option("--language", help="Of your pages, by its code, as de; once for each; en if not given.")
     ] = None,
 ) -> None:
     """Write a commented recipe for your own pages, and say which command is next."""
     from groundup.pipeline import shipped_recipes
 
-    made = shipped_recipes.init(folder, pages or [], languages or ["en"])
-    first = "" if pages else f"; put your files into {made['pages'][0]}"
-    print(printable(f"wrote {made['recipe']}{first}; next: {made['next']}"), file=sys.stderr)
-    result(made)
+    written = shipped_recipes.init(folder, pages or [], languages or ["en"])
+    first = "" if pages else f"; put your files into {written['pages'][0]}"
+    print(printable(f"wrote {written['recipe']}{first}; next: {written['next']}"), file=sys.stderr)
+    result(written)
 
 
 @app.command()
@@ -194,12 +194,12 @@ def train_reader(
     vocabulary: Annotated[int, typer.Option(min=8, max=MOST_TOKENS, help="Of a tokenizer that is trained.")] = 8_000,
     depth: Annotated[int, typer.Option(min=1, max=126, help="Layers.")] = 2,
     length: Annotated[int, typer.Option(min=32, max=MOST_TOKENS, help="Tokens that are read at once.")] = 320,
-    batch: Annotated[int, typer.Option(min=1, max=4096, help="Windows a step.")] = 32,
-    steps: Annotated[int, typer.Option(min=1, max=10**9, help="On the questions.")] = 500,
-    practice_steps: Annotated[int, typer.Option(min=1, max=10**9, help="Before them, with --practice.")] = 1500,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the start and of the order.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, max=4096, help="Windows per step.")] = 32,
+    steps: Annotated[int, typer.Option(min=1, max=10**9, help="Training steps on the questions.")] = 500,
+    practice_steps: Annotated[int, typer.Option(min=1, max=10**9, help="Training steps before these, with --practice.")] = 1500,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Random seed of the weights and of the order.")] = 0,
 ) -> None:
-    """Train what `groundup ask` answers with, on questions about texts. A killed one continues."""
+    """Train the model of `groundup ask`, on questions about texts. Run the same command again to resume."""
     from groundup.encoder.question_answering import ReaderSettings
     from groundup.encoder.train_reader import train_reader as train
 
@@ -207,7 +207,7 @@ def train_reader(
     result(train(questions, out, texts or [], tokenizer, vocabulary, settings, seed))
 
 
-# After those above, so that help begins with what most people want first.
+# After those above, so that help begins with the commands that most people want first.
 app.command()(evaluate)
 posttraining.add_to(app)
 app.command()(self_instruct)
@@ -224,9 +224,9 @@ app.add_typer(label, name="label")
 
 def main() -> None:
     """Exit 0 on success; 2 with one line on stderr for what a person can mend; 130 when interrupted."""
-    # Threads that spin while they wait make training several times slower where other programs work too, and those that
-    # never spin a quarter slower where none do. A short spin is as good as the better one in both cases (docs/log.md).
-    # Read when torch is imported; the results are the same bits.
+    # Threads that spin while they wait make training several times slower where other programs work too; threads that never
+    # spin make it a quarter slower where none do. A short spin is as good as the better choice in both cases (docs/log.md).
+    # OpenMP reads this when torch is imported; the results are the same bits.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # Arrow's allocator takes a page when it is used, not many at once, and gives it back a millisecond after: a tokenizer's
     # training holds 45 MB less than with the system's allocator.
@@ -236,69 +236,73 @@ def main() -> None:
     collect_seldom()
     try:
         code = app(prog_name="groundup", standalone_mode=False)
-        if code == INTERRUPTED:  # typer's own answer to Ctrl-C
-            _stopped()
+        if code == INTERRUPTED:  # typer's code for Ctrl-C
+            _exit_interrupted()
         sys.exit(code)
     except UserError as error:
         _fail(str(error))
     except BadArguments as error:
-        _fail(_said_of_arguments(error))
+        _fail(_argument_error_line(error))
     except (KeyboardInterrupt, typer.Abort):
-        _stopped()
+        _exit_interrupted()
     except (OSError, RecursionError, ValueError, MemoryError) as error:
-        # What a user gives, or a machine lacks, ends in one of these where no chapter foresaw it; so may a bug.
+        # Bad input and a machine's limits end in one of these where no chapter foresaw them; so may a bug.
         if sys.flags.dev_mode:
             raise
-        _fail(_said_of(error))
+        _fail(_error_line(error))
     except Exception:  # a bug: its traceback may hold foreign text
         print(printable(traceback.format_exc()), file=sys.stderr, flush=True)
         sys.exit(1)
 
 
-def _said_of_arguments(error: Exception) -> str:
+def _argument_error_line(error: Exception) -> str:
     context, text = getattr(error, "ctx", None), error.format_message().strip().rstrip(".")
     command = context.command_path if context else "groundup"
-    place = command.removeprefix("groundup").strip()
-    if (name := getattr(error, "option_name", None)) in RENAMED:
-        text = f"{name} is called {RENAMED[name]} now"
-    if "unexpected extra argument" in text and (several := _given_several_times(context)):
-        text += f"; {several} takes one value: give it again for each"
-    if "\n" in text and text.startswith("Usage"):  # nothing was given: the help is the answer
+    subcommand = command.removeprefix("groundup").strip()
+    if (name := getattr(error, "option_name", None)) in RENAMED_OPTIONS:
+        text = f"{name} is called {RENAMED_OPTIONS[name]} now"
+    if "unexpected extra argument" in text and (repeatable := _repeatable_options(context)):
+        text += f"; {repeatable} takes one value: give it again for each"
+    if "\n" in text and text.startswith("Usage"):  # without arguments the text is the help
         print(printable(text))
         sys.exit(2)
-    return f"{place + ': ' if place else ''}{text}; `{command} -h` says more"
+    return f"{subcommand + ': ' if subcommand else ''}{text}; `{command} -h` says more"
 
 
-def _given_several_times(context: typer.Context | None) -> str:
-    """The options of the call that may come several times: `--data a b` is `--data a --data b` elsewhere."""
+def _repeatable_options(context: typer.Context | None) -> str:
+    """The options of the call that may be repeated: `--data a --data b` here is `--data a b` in other programs."""
     if context is None:
         return ""
-    repeatable = [one for one in context.command.params if getattr(one, "multiple", False) and context.params.get(one.name)]
-    return ", ".join(one.opts[0] for one in repeatable)
+    given = [
+        parameter
+        for parameter in context.command.params
+        if getattr(parameter, "multiple", False) and context.params.get(parameter.name)
+    ]
+    return ", ".join(parameter.opts[0] for parameter in given)
 
 
-def _said_of(error: Exception) -> str:
+def _error_line(error: Exception) -> str:
     """One line for an error that no chapter foresaw: what is wrong, and what to do."""
     if isinstance(error, MemoryError):
         return "no memory left; take fewer workers, smaller batches, or free some and run the same command again"
     text = " ".join(str(error).split())[:150]
     if not isinstance(error, OSError):
         text = "nested too deep" if isinstance(error, RecursionError) else text or type(error).__name__
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(place.filename).stem}:{place.lineno}"
-        return f"cannot use what it was given: {text} ({where}; python -X dev -m groundup shows more)"
-    found = NUMBER_OF_SYSTEM.search(text)
-    number = error.errno or (int(found[1]) if found else errno.ENOSPC if SHORT_WRITE.search(text) else 0)
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        position = f"{Path(frame.filename).stem}:{frame.lineno}"
+        return f"cannot use what it was given: {text} ({position}; python -X dev -m groundup shows more)"
+    match = ERRNO_IN_TEXT.search(text)
+    number = error.errno or (int(match[1]) if match else errno.ENOSPC if SHORT_WRITE.search(text) else 0)
     name = str(error.filename or "disk")
     name = name if len(name) <= 100 else f"{name[:50]}...{name[-47:]}"
     return f"{name}: {MACHINE_TROUBLE.get(number) or error.strerror or text or type(error).__name__}"
 
 
-def _stopped() -> NoReturn:
+def _exit_interrupted() -> NoReturn:
     print("stopped; run the same command again to resume", file=sys.stderr, flush=True)
     sys.stdout.flush()
-    # sys.exit would do, but for an interrupt that fell into an exec of a string, as dataclasses do while they are imported:
-    # Python then ends itself by SIGINT, although it was caught.
+    # Not sys.exit: where the interrupt came during an exec of a string, as of dataclasses while they are imported, Python ends
+    # itself by SIGINT, although it was caught.
     os._exit(INTERRUPTED)
 
 

@@ -20,17 +20,19 @@ def contamination(
         list[Path] | None,
         typer.Option(metavar="DIR", help="Texts to look for the examples in; several times. A run's own if not given."),
     ] = None,
-    examples: Annotated[int, typer.Option(min=10, max=10**6, help="Of the file's beginning, whose order is tested.")] = 1000,
+    examples: Annotated[
+        int, typer.Option(min=10, max=10**6, help="Examples at the file's beginning whose order is tested.")
+    ] = 1000,
     shards: Annotated[int, typer.Option(min=2, max=10_000, help="Parts of the file, each a value of the t test.")] = 50,
     permutations: Annotated[int, typer.Option(min=1, max=10_000, help="Shuffled orders of each part.")] = 30,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the shuffling.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Random seed of the shuffling.")] = 0,
     out: Annotated[Path | None, typer.Option(metavar="FILE", callback=new_file, help="A JSON file of the report.")] = None,
 ) -> None:
     """Was a test trained on? Its order against shuffled ones, and its 13-grams in a corpus."""
     from groundup.evaluation import contamination as chapter
 
-    found = chapter.contamination(
+    report = chapter.contamination(
         model, task, data, corpus or [], seed=seed, examples=examples, shards=shards, permutations=permutations, out=out
     )
-    print(printable(chapter.report_text(found)), file=sys.stderr)
-    result(found)
+    print(printable(chapter.report_text(report)), file=sys.stderr)
+    result(report)

@@ -25,7 +25,7 @@ def make_corpus(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The folder to build the corpus in.")] = None,
     engine: Annotated[Literal["processes", "ray"], typer.Option(help="Where the pages are worked on.")] = "processes",
-    address: Annotated[str, typer.Option(help="Of the Ray cluster; local starts one on this machine.")] = "local",
+    address: Annotated[str, typer.Option(help="Address of the Ray cluster; local starts one on this machine.")] = "local",
     workers: Annotated[int, typer.Option(min=0, max=4096, help="Pages worked on at once, in shards; 0: one a core.")] = 0,
     memory_mb: Annotated[int, typer.Option(min=1, max=MOST_MB, help="Memory for finding near duplicates.")] = 256,
     against: Annotated[
@@ -48,7 +48,7 @@ def make_corpus(
     if not sources or out is None:
         raise UserError("groundup corpus: give --from SOURCE and --out DIR; --help says more")
     if engine == "processes" and address != "local":
-        raise UserError(f"groundup corpus: --address {address} is of a Ray cluster; add --engine ray")
+        raise UserError(f"groundup corpus: --address {address} is for a Ray cluster; add --engine ray")
     content = {
         "name": out.resolve().name,
         "threads": workers,
@@ -83,7 +83,7 @@ def train_toxicity(
     harmless: Annotated[list[Path], typer.Option(help="Texts that they labelled harmless.")],
     out: Annotated[Path, typer.Option(callback=new_file, help="The classifier's file.")] = Path("toxicity.npz"),
 ) -> None:
-    """Train a toxicity classifier; says what it reaches on a held-out fifth, and what a word list does."""
+    """Train a toxicity classifier; shows its scores on a held-out fifth, and those of a word list."""
     from groundup.corpus.classify import toxicity
 
     result(toxicity.train(toxic, harmless, out))
@@ -109,8 +109,8 @@ def tune(
     """Show what each threshold would keep, with texts just on either side of it; nothing is computed anew."""
     from groundup.corpus.select import thresholds as tuning
 
-    found = tuning.tune(folder, column or [], samples)
-    for row in found["thresholds"]:
+    table = tuning.tune(folder, column or [], samples)
+    for row in table["thresholds"]:
         print(printable("\n".join(tuning.described(row))))
         del row["samples"]
-    result(found)
+    result(table)

@@ -30,13 +30,13 @@ def convert(
 def show(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A folder whose tokenizer and chat template are used.")],
     files: Annotated[list[Path], typer.Option("--data", metavar="FILE", help="Conversations or preferences; several times.")],
-    rows: Annotated[int, typer.Option(min=1, max=10_000, help="Of each file, from its beginning.")] = 3,
+    rows: Annotated[int, typer.Option(min=1, max=10_000, help="Rows to show of each file, from its beginning.")] = 3,
 ) -> None:
     """Show which tokens of your rows are trained: in colour, or as {+text+} where there is no terminal."""
     from groundup.posttraining.show import marked_rows, show
 
-    shown, found = show(model, files, rows)
-    print(marked_rows(shown, sys.stderr.isatty() and "NO_COLOR" not in os.environ), file=sys.stderr)
-    for reason, count in found["left_out"].items():
+    marked, counts = show(model, files, rows)
+    print(marked_rows(marked, sys.stderr.isatty() and "NO_COLOR" not in os.environ), file=sys.stderr)
+    for reason, count in counts["left_out"].items():
         print(printable(f"left out, {count:,} of these rows: {reason}"), file=sys.stderr)
-    result(found)
+    result(counts)

@@ -41,13 +41,13 @@ def evaluate(
     efficiency: Annotated[bool, typer.Option("--efficiency", help="Also time, memory, operations and energy.")] = False,
     watts: Annotated[
         float | None,
-        typer.Option(min=0.001, max=1e9, callback=finite, help="Of --efficiency: what the machine draws; 30 if not given."),
+        typer.Option(min=0.001, max=1e9, callback=finite, help="That the machine draws, for --efficiency; 30 if not given."),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, max=4096, help="Processes of one thread each; not given: this one with all threads.")
     ] = None,
     engine: Annotated[Literal["processes", "ray"], typer.Option(help="Where the workers are.")] = "processes",
-    address: Annotated[str, typer.Option(help="Of the Ray cluster; local starts one on this machine.")] = "local",
+    address: Annotated[str, typer.Option(help="Address of the Ray cluster; local starts one on this machine.")] = "local",
     leaderboard: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A leaderboard.jsonl to add a row to for each model and task.")
     ] = None,
@@ -59,24 +59,24 @@ def evaluate(
     from groundup.report.config import ReportConfig
 
     if show:
-        found = evaluation.listing()
-        rows = [(name, one["kind"], one["title"], ", ".join(one["files"])) for name, one in found["tasks"].items()]
+        shipped = evaluation.listing()
+        rows = [(name, info["kind"], info["title"], ", ".join(info["files"])) for name, info in shipped["tasks"].items()]
         print(printable(table(("task", "kind", "title", "files in --data"), rows, left=(1, 2, 3))), file=sys.stderr)
-        result(found)
+        result(shipped)
         return
     if not models or not task:
         raise UserError("groundup evaluate: give MODEL and --task NAME or FILE; --list shows the shipped tasks")
     if misspellings and not robustness:
-        raise UserError("groundup evaluate: --misspellings is of --robustness: give both")
+        raise UserError("groundup evaluate: --misspellings needs --robustness: give both")
     if watts is not None and not efficiency:
-        raise UserError("groundup evaluate: --watts is of --efficiency: give both")
+        raise UserError("groundup evaluate: --watts needs --efficiency: give both")
     machine = ReportConfig(**({} if watts is None else {"watts": watts})).model_dump()
     if engine == "processes" and address != "local":
-        raise UserError(f"groundup evaluate: --address {address} is of a Ray cluster; add --engine ray")
-    found = evaluation.evaluate(
+        raise UserError(f"groundup evaluate: --address {address} is for a Ray cluster; add --engine ray")
+    scores = evaluation.evaluate(
         models, task, data, limit=limit, few_shot=few_shot, out=out, batch_size=batch_size, workers=workers,
         ray=address if engine == "ray" else None, robust=robustness, misspellings=misspellings,
         machine=machine if efficiency else None, leaderboard=leaderboard,
     )  # fmt: skip
-    print(printable(results_table(found)), file=sys.stderr)
-    result(found)
+    print(printable(results_table(scores)), file=sys.stderr)
+    result(scores)

@@ -28,7 +28,7 @@ def export(
         from groundup.tokenizer.tiktoken_file import export as write_tokenizer
 
         if kind is not None:
-            raise UserError("--type: of a GGUF alone; a tokenizer has no matrices")
+            raise UserError("--type: for a GGUF only; a tokenizer has no matrices")
         return result(write_tokenizer(model_folder(folder, stage), out))
     try:
         import gguf  # noqa: F401

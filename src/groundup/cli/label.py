@@ -71,7 +71,7 @@ def make_pairs(
     temperature: Annotated[
         float | None, typer.Option(min=0.0, max=100.0, callback=finite, help="The models' own if not given.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the answers.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Random seed of the answers.")] = 0,
     guidelines: Guidelines = None,
     overlap: Overlap = None,
     gold_every: GoldEvery = None,
@@ -108,7 +108,7 @@ def bring(
 
 @label.command()
 def invite(
-    project: Project, names: Annotated[list[str], typer.Argument(help="Of annotators; a name again has a new token.")]
+    project: Project, names: Annotated[list[str], typer.Argument(help="Of annotators; a name given again gets a new token.")]
 ) -> None:
     """Give annotators tokens; from then on the page is for them alone."""
     store = _open(project)
@@ -149,6 +149,6 @@ def report(project: Project) -> None:
     from groundup.labelling.results import lines_of
     from groundup.labelling.results import report as figures
 
-    found = figures(store)
-    print(printable("\n".join(lines_of(found))), file=sys.stderr)
-    result(found)
+    summary = figures(store)
+    print(printable("\n".join(lines_of(summary))), file=sys.stderr)
+    result(summary)

@@ -1,4 +1,4 @@
-"""What several commands take, and how each ends: the last line on stdout is one JSON object."""
+"""Arguments and options of several commands, and how each ends: the last line on stdout is one JSON object."""
 
 import json
 import math
@@ -22,14 +22,14 @@ def finite(value: float | None) -> float | None:
 
 
 def new_file(path: Path | None) -> Path | None:
-    """Of an option: a file that is written, where none may be. Raises UserError."""
+    """Callback of an option: a file to write. Raises UserError where one exists."""
     if path is not None:
         outputs.require_new(path)
     return path
 
 
 def page(path: Path) -> Path:
-    """Of an option: a page or figure that is written, in place of an older one. Raises UserError where anything else is."""
+    """Callback of an option: a page or figure to write, over an older one. Raises UserError where any other file exists."""
     outputs.require_page(path)
     return path
 
@@ -47,15 +47,15 @@ Workers = Annotated[int | None, typer.Option(min=1, max=4096, help="Processes; t
 
 
 def result(value: dict[str, Any]) -> None:
-    """What is not defined, as a share of nothing, is null: NaN is no JSON."""
+    """Print the result. An undefined figure, such as a share of nothing, is null: NaN is not JSON."""
     if sys.stdout.isatty():
-        print(flush=True)  # on a terminal the result stands apart from the talk before it
+        print(flush=True)  # on a terminal an empty line separates the result from the log
     print(json_printable(json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)), flush=True)
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _plain(one) for name, one in value.items()}
+        return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

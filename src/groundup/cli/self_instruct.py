@@ -28,7 +28,7 @@ def self_instruct(
     output_price: Annotated[
         float, typer.Option(min=0, max=1e9, callback=finite, help="Dollars per million tokens of answers.")
     ] = 0.0,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of what is drawn and sampled.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Random seed of drawing and sampling.")] = 0,
 ) -> None:
     """Write conversations with a language model, from a few seed tasks (self-instruct). Run the same command again to resume."""
     from groundup.posttraining.completion_clients import open_client

@@ -21,19 +21,19 @@ Messages = list[dict[str, str]]
 def talk(folder: Path, stage: str | None, temperature: float | None, max_tokens: int, seed: int) -> dict[str, Any]:
     """Read questions from stdin and stream answers to stdout until an empty line or the end of input.
 
-    `folder`: a run, of which `stage` says which model, or a model. One that ends answers with the end of a message is
-    asked in its chat template, with all that was said before; any other continues each line by itself.
+    `folder`: a model, or a run, of which `stage` names the model. A model that ends answers with the end of a message reads
+    the whole conversation in its chat template; any other continues each line by itself.
     Raises UserError where there is no model that we load, and where its template refuses the conversation.
     """
-    place = model_folder(folder, stage)
-    tokenizer = of_model(place)
-    model = load_decoder(place).to(choose().torch_device)
-    stated = model.generation
-    converses = tokenizer.message_end in stated.ends
-    ends = answer_ends(tokenizer, stated.ends) if converses else [tokenizer.end_of_text, *stated.ends]
-    sampling = Sampling.from_config(stated, max_tokens, temperature)
-    if stated.unknown:
-        _say(f"generation_config.json asks for {', '.join(stated.unknown)}, which is not done here")
+    path = model_folder(folder, stage)
+    tokenizer = of_model(path)
+    model = load_decoder(path).to(choose().torch_device)
+    generation = model.generation
+    converses = tokenizer.message_end in generation.ends
+    ends = answer_ends(tokenizer, generation.ends) if converses else [tokenizer.end_of_text, *generation.ends]
+    sampling = Sampling.from_config(generation, max_tokens, temperature)
+    if generation.unknown:
+        _say(f"generation_config.json asks for {', '.join(generation.unknown)}, which is not done here")
     with suppress(AttributeError):  # somebody else's stdin, as a test's
         sys.stdin.reconfigure(errors="replace")
     messages: Messages = []
@@ -56,32 +56,32 @@ def talk(folder: Path, stage: str | None, temperature: float | None, max_tokens:
         print(printable(written[-1]), flush=True)
         messages.append({"role": "assistant", "content": "".join(written)})
         turns += 1
-    of = {"model": str(folder)} if place == folder else {"run": str(folder), "stage": stage or DEFAULT}
-    return {**of, "turns": turns, "tokens": tokens, "too_long": too_long}
+    source = {"model": str(folder)} if path == folder else {"run": str(folder), "stage": stage or DEFAULT}
+    return {**source, "turns": turns, "tokens": tokens, "too_long": too_long}
 
 
 def _prompt(
     model: LanguageModel, tokenizer: Tokenizer, messages: Messages, max_tokens: int, converses: bool
 ) -> list[int] | None:
-    """The ids to continue. The oldest questions and answers go out of `messages` until they fit, which is said.
+    """The ids to continue. The oldest questions and answers are removed from `messages` until the rest fits, which is printed.
 
-    None, said too, where the last question alone has no room beside an answer.
+    None, with a line too, where the last question alone leaves no room for an answer.
     """
     def ids(messages: Messages) -> list[int]:
         if converses:
             return render(tokenizer, messages, add_generation_prompt=True)[0]
         return [tokenizer.begin_of_text, *tokenizer.encode(messages[-1]["content"])]
 
-    most, forgotten = room(model, max_tokens), 0
-    if len(alone := ids(messages[-1:])) > most:
-        _say(f"{len(alone):,} tokens, where the model's context has room for {most:,} beside an answer: ask for less")
+    limit, removed = room(model, max_tokens), 0
+    if len(last := ids(messages[-1:])) > limit:
+        _say(f"{len(last):,} tokens, where the model's context has room for {limit:,} beside an answer: ask for less")
         return None
-    while len(prompt := ids(messages)) > most:
+    while len(prompt := ids(messages)) > limit:
         del messages[:2]
-        forgotten += 1
-    if forgotten:
+        removed += 1
+    if removed:
         _say(
-            f"the conversation has outgrown the context: the oldest {forgotten} of its questions and answers are forgotten, "
+            f"the conversation has outgrown the context: the oldest {removed} of its questions and answers are forgotten, "
             f"the last {len(messages) // 2} are kept"
         )
     return prompt

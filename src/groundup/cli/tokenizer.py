@@ -32,7 +32,7 @@ def train(
         int, typer.Option(min=1, max=MOST_MB, help="For merging; rare pre-tokens beyond it are left out.")
     ] = 8192,
 ) -> None:
-    """Train a tokenizer on documents. For bpe, what was counted before is found again in OUT/counts."""
+    """Train a tokenizer on documents. For bpe, counts of an earlier call are reused from OUT/counts."""
     from groundup.core.locks import alone
     from groundup.tokenizer.train import parse_weights, train_bpe, train_plain
 
@@ -40,10 +40,10 @@ def train(
     with alone(out):
         outputs.require_new(out / "tokenizer.json", out / "config.json")
         if kind != "bpe":
-            made = train_plain(kind, inputs, out, vocabulary)
+            results = train_plain(kind, inputs, out, vocabulary)
         else:
-            made = train_bpe(inputs, out, vocabulary, pattern, weights, workers, memory_mb << 20)
-    result(made)
+            results = train_bpe(inputs, out, vocabulary, pattern, weights, workers, memory_mb << 20)
+    result(results)
 
 
 @tokenizer.command()
@@ -54,15 +54,15 @@ def encode(
     split: Annotated[str | None, typer.Option(help="Only documents of this split, such as train or held_out.")] = None,
     workers: Workers = None,
 ) -> None:
-    """Encode documents to token files, each after the end-of-text token. A killed one continues."""
+    """Encode documents to token files, each after the end-of-text token. Run the same command again to resume."""
     from groundup.core.locks import alone
     from groundup.tokenizer.encode import encode_corpus
 
     with alone(out):
-        if not out.with_name(f"{out.name}.parts").is_dir():  # of one that was killed
+        if not out.with_name(f"{out.name}.parts").is_dir():  # the parts of an interrupted call
             outputs.require_new(Path(f"{out}.bin"), Path(f"{out}.idx"))
-        made = encode_corpus(folder, inputs, out, split, workers)
-    result(made)
+        results = encode_corpus(folder, inputs, out, split, workers)
+    result(results)
 
 
 @tokenizer.command()
@@ -70,29 +70,29 @@ def sweep(
     inputs: Inputs,
     out: Annotated[Path, typer.Option(help="The folder to write: a model for each size, sweep.json, sweep.html.")],
     sizes: Annotated[str, typer.Option(help="Vocabularies, special tokens included.")] = "1024,2048,4096,8192,16384",
-    depth: Annotated[int, typer.Option(min=1, max=126, help="Of the small model that every size trains.")] = 2,
+    depth: Annotated[int, typer.Option(min=1, max=126, help="Depth of the small model that every size trains.")] = 2,
     tokens: Annotated[
         int, typer.Option(min=1, max=10**15, help="What the smallest size trains on; the others get equal compute.")
     ] = 2_000_000,
     context_length: Annotated[int, typer.Option(min=16, max=MOST_TOKENS, help="Tokens that the model sees at once.")] = 256,
     pattern: Annotated[str, typer.Option(help="How text is cut first, as in train.")] = "qwen2",
     held_out_kb: Annotated[
-        int, typer.Option(min=1, max=MOST_MB, help="Text to judge by; the documents' own split, if any.")
+        int, typer.Option(min=1, max=MOST_MB, help="Held-out text to compare on; the documents' own split, if any.")
     ] = 1000,
     text_mb: Annotated[int, typer.Option(min=1, max=MOST_MB, help="Random sample of the inputs to work with.")] = 256,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the sample and of training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Random seed of the sample and of training.")] = 0,
     workers: Workers = None,
 ) -> None:
-    """Which vocabulary? Sizes side by side, decided by bits per byte at equal compute. A killed one continues."""
+    """Compare sizes of vocabulary by bits per byte at equal compute. Run the same command again to resume."""
     from groundup.report import vocabulary_page
     from groundup.scaling.vocabulary_sweep import parse_sizes
     from groundup.scaling.vocabulary_sweep import sweep as measure
 
-    found = measure(
+    results = measure(
         inputs, parse_sizes(sizes), out, depth=depth, tokens=tokens, context=context_length, pattern_name=pattern,
         held_out_kb=held_out_kb, text_mb=text_mb, seed=seed, workers=workers,
     )  # fmt: skip
-    result({"out": str(out), **found, "page": str(vocabulary_page.write(out, found))})
+    result({"out": str(out), **results, "page": str(vocabulary_page.write(out, results))})
 
 
 @tokenizer.command()
@@ -103,7 +103,7 @@ def report(
     typos: Annotated[Path | None, typer.Option(help="Lines typo->correction, as in codespell's dictionary.")] = None,
     model: Annotated[Path | None, typer.Option(help="A model's folder, to find tokens that it never learned.")] = None,
     text_mb: Annotated[int, typer.Option(min=1, max=MOST_MB, help="Random sample of the documents to measure on.")] = 16,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the sample.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Random seed of the sample.")] = 0,
 ) -> None:
     """What a tokenizer does to words, numbers, code, typos and scripts, and its useless tokens, on one page."""
     from groundup.report.tokenizer_report import write_report

@@ -58,8 +58,8 @@ def runtime_of(context: StepContext) -> "Runtime":
 
 
 @contextmanager
-def with_all_processes(context: StepContext, shard: bool = False) -> "Iterator[Runtime]":
-    """What is trained within it is trained by all of torchrun's processes: the first calls the others, which come here too.
+def all_processes(context: StepContext, shard: bool = False) -> "Iterator[Runtime]":
+    """Inside of it all of torchrun's processes train: the first calls the others, which enter it too.
 
     Only the first logs and writes.
     """
@@ -72,13 +72,13 @@ def with_all_processes(context: StepContext, shard: bool = False) -> "Iterator[R
     processes.end()
 
 
-def pretrained_by_all(context: StepContext, settings: Any, train: "Callable[[Runtime], Any]") -> Results:
-    """The model that `train` returns with its results, saved."""
+def train_and_save_pretrained(context: StepContext, settings: Any, train: "Callable[[Runtime], Any]") -> Results:
+    """Train with all processes by `train`, which returns the model and its results; save the model, return the results."""
     from groundup.model import model_folder
     from groundup.pipeline.model_cards import pretrained
     from groundup.training import checkpoint
 
-    with with_all_processes(context, settings.shard) as runtime:
+    with all_processes(context, settings.shard) as runtime:
         model, results = train(runtime)
     if runtime.processes.first:
         wanted = context.recipe.annotations.wanted_languages
@@ -89,12 +89,12 @@ def pretrained_by_all(context: StepContext, settings: Any, train: "Callable[[Run
 
 
 def skip(context: StepContext, reason: str) -> Results:
-    """The results of a stage that has nothing to work on: the run says so, and does the others."""
+    """The results of a stage that has nothing to work on; the reason is logged, and the run continues."""
     context.log(f"{context.name} is skipped: {reason}")
     return {"skipped": reason}
 
 
 def reason_skipped(context: StepContext, need: str) -> str:
-    """Why a step before was skipped, "" if it was not, or is somebody's folder."""
+    """Why the step of an input was skipped; "" if it was not, or if the input is a user's own folder."""
     folder = context.inputs[need]
     return read_manifest(folder)["results"].get("skipped", "") if (folder / MANIFEST).is_file() else ""

@@ -1,4 +1,4 @@
-"""The kind of step that evaluates a run's model on benchmarks: tasks, data, and which model are the recipe's to say."""
+"""The kind of step that evaluates a run's model on benchmarks; the recipe names the tasks, the data and the model."""
 
 from pathlib import Path
 from typing import Any
@@ -21,39 +21,39 @@ def benchmarks(context: StepContext) -> Results:
         return skip(context, reason)
     data = _data(context.recipe)
     board = expanded(settings.leaderboard) if settings.leaderboard else None
-    found = evaluate(
+    scores = evaluate(
         [str(folder)], settings.tasks, data, limit=settings.limit or None, out=context.work, leaderboard=board,
         final_out=context.work.with_name(context.name),
     )  # fmt: skip
-    context.log(table(found))
-    tested: dict[str, Any] = {}
+    context.log(table(scores))
+    contaminations: dict[str, Any] = {}
     for name in settings.tasks if settings.contamination else []:
         task = Path(name).stem
         try:
-            tested[task] = contamination(str(folder), name, data, seed=context.recipe.seed)
-        except UserError as error:  # of a sorted or short file nothing can be told
+            contaminations[task] = contamination(str(folder), name, data, seed=context.recipe.seed)
+        except UserError as error:  # a sorted or short file allows no test
             context.log(f"contamination of {task} is left out: {error}")
-    board_tables = _standings(board, [result["task"] for result in found["results"]]) if board else []
-    tasks = list(dict.fromkeys(result["task"] for result in found["results"]))
-    return {**found, "tasks": tasks, "contamination": tested, "leaderboard": board_tables}
+    board_tables = _standings(board, [result["task"] for result in scores["results"]]) if board else []
+    tasks = list(dict.fromkeys(result["task"] for result in scores["results"]))
+    return {**scores, "tasks": tasks, "contamination": contaminations, "leaderboard": board_tables}
 
 
 def _standings(board: Path, tasks: list[str]) -> list[dict[str, Any]]:
-    """The largest table of each task, as it stands now, for the report."""
+    """The largest table of each of these tasks on the leaderboard as it is now, for the report."""
     from groundup.evaluation.leaderboard import load, standings
 
     rows, _ = load(board)
     return [
         {
-            "task": one["task"],
-            "lower_is_better": one["tables"][0]["lower_is_better"],
+            "task": standing["task"],
+            "lower_is_better": standing["tables"][0]["lower_is_better"],
             "rows": [
                 {"best": row["best"], "worst": row["worst"], "model": row["row"].model, "figure": row["row"].figure}
-                for row in one["tables"][0]["rows"]
+                for row in standing["tables"][0]["rows"]
             ],
         }
-        for one in standings(rows, board.parent)
-        if one["task"] in tasks
+        for standing in standings(rows, board.parent)
+        if standing["task"] in tasks
     ]
 
 
@@ -61,17 +61,17 @@ def _data(recipe: Recipe) -> Path | None:
     return expanded(recipe.benchmarks.data) if recipe.benchmarks.data else None
 
 
-def _files(recipe: Recipe) -> list[Path]:
-    """The files of the tasks' examples, and task files of one's own. Raises UserError for tasks that are not there."""
+def _task_files(recipe: Recipe) -> list[Path]:
+    """The files of the tasks' examples, and the user's own task files. Raises UserError for a task that does not exist."""
     from groundup.evaluation.tasks import open_task
 
     if not recipe.benchmarks.tasks:
         raise UserError("benchmarks.tasks is empty: name tasks, such as [\"piqa\"]; `groundup evaluate --list` shows them")
-    found: list[Path] = []
+    paths: list[Path] = []
     for name in recipe.benchmarks.tasks:
         task = open_task(name, _data(recipe))
-        found += [*task.paths, *task.few_shot_paths, *([Path(name)] if Path(name).is_file() else [])]
-    return list(dict.fromkeys(found))
+        paths += [*task.paths, *task.few_shot_paths, *([Path(name)] if Path(name).is_file() else [])]
+    return list(dict.fromkeys(paths))
 
 
-BENCHMARKS = Step("benchmarks", ("model",), benchmarks, files=_files)
+BENCHMARKS = Step("benchmarks", ("model",), benchmarks, files=_task_files)

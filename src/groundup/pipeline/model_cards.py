@@ -14,11 +14,11 @@ HOW = {
 
 
 def pretrained(results: dict[str, Any], language: str = "") -> Card:
-    """Of what `training.pretraining.pretrain` returned."""
+    """The card of a base model, from what `training.pretraining.pretrain` returned."""
     domains = {
-        f"{phase}, {domain}": f"{one['tokens']:,} tokens, {one['share']:.0%}, {one['repeats']:.2f} passes"
+        f"{phase}, {domain}": f"{figures['tokens']:,} tokens, {figures['share']:.0%}, {figures['repeats']:.2f} passes"
         for phase, parts in results["mixture"].items()
-        for domain, one in parts.items()
+        for domain, figures in parts.items()
     }
     return Card(
         "Pre-trained on raw text: it continues a text, and was not taught to answer.",
@@ -31,10 +31,10 @@ def pretrained(results: dict[str, Any], language: str = "") -> Card:
 
 
 def tuned(kind: str, data: dict[str, Any], figures: dict[str, Any] | None = None) -> Card:
-    """Of a model that a step of this `kind` made."""
+    """The card of a model that a step of this `kind` made."""
     return Card(HOW[kind], "", _in_words(data), _in_words(figures or {}))
 
 
 def _in_words(rows: dict[str, Any]) -> dict[str, Any]:
     """`baseline_mean_words` -> "baseline mean words"."""
-    return {name.replace("_", " "): _in_words(one) if isinstance(one, dict) else one for name, one in rows.items()}
+    return {name.replace("_", " "): _in_words(value) if isinstance(value, dict) else value for name, value in rows.items()}

@@ -10,35 +10,35 @@ from groundup.core.errors import UserError
 from groundup.core.files import read_object
 from groundup.generation.open_folder import STAGES, model_folder
 from groundup.pipeline import recipe as recipes
-from groundup.pipeline.steps import dry, execute, main_figures, show, steps_of
+from groundup.pipeline.steps import dry, execute, main_figures, show_summary, steps_of
 
 # A model learns and writes answers of up to half its context; a thousand tokens suffice for most published conversations.
 LONGEST_ANSWER = 1024
-ALONE = ("ppo", "grpo")  # kinds that train in one process
-HELD_OUT_QUESTIONS = 32  # that are answered by sampling after SFT, which of a model of size takes its time
+SINGLE_PROCESS_KINDS = ("ppo", "grpo")  # kinds that train in one process
+HELD_OUT_QUESTIONS = 32  # that are answered by sampling after SFT, which takes a large model long
 
 
 def run_one(
     kind: str, model: Path, data: Sequence[Path], out: Path, settings: Sequence[str], *, held_out: Sequence[Path] = (),
     strict: bool = False, seed: int = 0, more: Mapping[str, Any] | None = None, dry_run: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """Make OUT/KIND of the model and the files; the same call again resumes, or says what is there.
+    """Make OUT/KIND of the model and the files. The same call again resumes, or returns the results that are there.
 
     `settings`: key=value of the kind's section, or section.key=value. `more`: values of the kind's section.
     Raises UserError, in one line, for what is wrong with any of them.
     """
-    if kind in ALONE and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if kind in SINGLE_PROCESS_KINDS and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         if int(os.environ.get("RANK", 0)):
             sys.exit(2)  # the first process says it
         raise UserError(f"{kind} answers and learns in one process; start it without torchrun")
     if more and not more.get("reward", "named"):
         raise UserError("--reward: is empty; name a reward model's folder, arithmetic, length, count=WORD or module:function")
-    source = _model(model)
+    source = _single_model(model)
     length = read_object(source / "config.json").get("max_position_embeddings")
     half = length // 2 if type(length) is int else LONGEST_ANSWER
-    own = {"data": [str(path) for path in data], **(more or {})}
-    own |= {"held_out": [str(path) for path in held_out]} if held_out else {}
-    own |= {"strict": True} if strict else {}
+    section = {"data": [str(path) for path in data], **(more or {})}
+    section |= {"held_out": [str(path) for path in held_out]} if held_out else {}
+    section |= {"strict": True} if strict else {}
     content: dict[str, Any] = {
         "name": out.resolve().name or kind,
         "seed": seed,
@@ -46,20 +46,20 @@ def run_one(
         "given": {"base" if kind == "sft" else "sft": str(source)},
         "sft": {"max_answer_tokens": max(1, min(half, LONGEST_ANSWER)), "held_out_questions": HELD_OUT_QUESTIONS},
     }
-    content[kind] = {**content.get(kind, {}), **own}
-    overrides = [one if "." in one.partition("=")[0] else f"{kind}.{one}" for one in settings]
+    content[kind] = {**content.get(kind, {}), **section}
+    overrides = [setting if "." in setting.partition("=")[0] else f"{kind}.{setting}" for setting in settings]
     recipe = recipes.resolve(content, overrides, f"groundup {kind}")
     steps = steps_of(recipe)[:-1]  # a report is of a whole run
     if dry_run:
         return dry(recipe, out, steps)
     manifest = execute(recipe, out, steps)[kind]
-    show({kind: manifest["seconds"]}, {kind: main_figures(kind, manifest["results"])})
+    show_summary({kind: manifest["seconds"]}, {kind: main_figures(kind, manifest["results"])})
     return {"run": str(out), "model": str(out / kind), "seconds": manifest["seconds"], **manifest["results"]}
 
 
-def _model(folder: Path) -> Path:
+def _single_model(folder: Path) -> Path:
     """Raises UserError unless it is the folder of one model that writes text."""
-    made = [stage for stage in STAGES if (folder / stage / "config.json").is_file()]
-    if made and not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: a run, which has several models; name one of them, as {folder / made[-1]}")
+    stages = [stage for stage in STAGES if (folder / stage / "config.json").is_file()]
+    if stages and not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: a run, which has several models; name one of them, as {folder / stages[-1]}")
     return model_folder(folder)

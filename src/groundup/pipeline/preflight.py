@@ -1,8 +1,8 @@
-"""What would end a later step, known before the expensive ones. Each check is named beside its step in `step_kinds.py`.
+"""Checks before the expensive steps of what would end a later one. `step_kinds.py` names the checks of each step.
 
-A check is given the recipe and the folders of the step's inputs, reads what the steps before it made, and raises
-UserError in the words of the step that would fail. What it does not find is not promised: ties in every comparison show
-only when they are made.
+A check takes the recipe and the folders of the step's inputs, reads what the steps before it made, and raises UserError
+in the words of the step that would fail. A run can pass all checks and still end later: that all comparisons are ties, for
+example, is known only when they are made.
 """
 
 import logging
@@ -19,14 +19,14 @@ LONGEST_CONTEXT = 2**20  # tokens, of any model
 
 
 def languages(recipe: Recipe, inputs: dict[str, Path]) -> None:
-    """Each can be told."""
+    """Each language of the recipe can be recognised."""
     from groundup.corpus import languages
 
     languages.require_known(recipe.annotations.languages)
 
 
 def benchmarks(recipe: Recipe, inputs: dict[str, Path]) -> None:
-    """The files whose examples no document may hold are read to their ends."""
+    """The files of benchmarks whose examples no document may hold can be read to their ends."""
     from groundup.corpus.dedup.decontamination import read_benchmarks
 
     if recipe.corpus.benchmarks:
@@ -34,7 +34,7 @@ def benchmarks(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 
 def base_continues(recipe: Recipe, inputs: dict[str, Path]) -> None:
-    """base.start_from has the tokenizer of tokenizer.folder, and is as long as base.context_length."""
+    """base.start_from has the tokenizer of tokenizer.folder, and takes base.context_length tokens."""
     from groundup.core.files import read_object
     from groundup.model.description import FAMILIES, read_config
     from groundup.tokenizer.load import of_model
@@ -42,21 +42,21 @@ def base_continues(recipe: Recipe, inputs: dict[str, Path]) -> None:
     if not recipe.base.start_from:
         return
     folder = Path(recipe.base.start_from)
-    own, given = of_model(folder), of_model(Path(recipe.tokenizer.folder))
-    if not own.is_that_of(given):
+    model_tokenizer, run_tokenizer = of_model(folder), of_model(Path(recipe.tokenizer.folder))
+    if not model_tokenizer.is_that_of(run_tokenizer):
         raise UserError(f"{folder}: its tokenizer is not the one of tokenizer.folder; set tokenizer.folder = {str(folder)!r}")
     description = read_object(folder / "config.json")
     if description.get("model_type") in FAMILIES:
-        most = read_config(description, folder / "config.json").max_position_embeddings
-        if recipe.base.context_length > most:
+        max_length = read_config(description, folder / "config.json").max_position_embeddings
+        if recipe.base.context_length > max_length:
             raise UserError(
-                f"base.context_length = {recipe.base.context_length}: the model in {folder} was trained on {most}; train on "
-                "that and add a step of kind long_context for more"
+                f"base.context_length = {recipe.base.context_length}: the model in {folder} was trained on {max_length}; "
+                "train on that and add a step of kind long_context for more"
             )
 
 
-def of_one_tokenizer(models: list[str], recipe: Recipe, inputs: dict[str, Path]) -> None:
-    """The inputs that are `models` from outside of the run make the ids of the tokenizer that the step is given.
+def models_have_steps_tokenizer(models: list[str], recipe: Recipe, inputs: dict[str, Path]) -> None:
+    """The tokenizers of the inputs `models`, folders from outside of the run, give the ids of the step's tokenizer.
 
     Chat templates and other files of their folders may differ: SFT writes a template where there was none.
     """
@@ -70,7 +70,7 @@ def of_one_tokenizer(models: list[str], recipe: Recipe, inputs: dict[str, Path])
 
 
 def base_has_text(recipe: Recipe, inputs: dict[str, Path]) -> None:
-    """The training documents of the mixture fill a row. A token is at least a byte, so this refuses nothing that would."""
+    """The training documents of the mixture fill a row, by their bytes: a token has at least one, so no good run is refused."""
     sizes = dict.fromkeys(recipe.mixture.weights, 0)
     for row in _documents(inputs, "train", ["domain", "text"]):
         if not recipe.mixture.weights or row["domain"] in sizes:
@@ -90,7 +90,7 @@ def long_context_is_for_decoders(recipe: Recipe, inputs: dict[str, Path]) -> Non
     """The base model that the recipe makes is a decoder, and shorter."""
     settings, base = recipe.long_context, recipe.base
     if inputs["base"].name != "base" or base.start_from or (inputs["base"] / "config.json").is_file():
-        return  # the model itself says it
+        return  # the step itself checks the model
     if base.architecture not in ("dense", "experts"):
         raise UserError(f"long_context: for dense decoders and mixtures of experts, not {base.architecture}")
     if 0 < settings.context_length <= base.context_length:
@@ -104,13 +104,13 @@ def long_context_has_text(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
     from groundup.training.long_context import long_documents
 
-    if (context := _context(recipe, inputs)) < LONGEST_CONTEXT:
+    if (context := _context_length(recipe, inputs)) < LONGEST_CONTEXT:
         table = pq.read_table(inputs["tokens"] / "documents.parquet").to_pylist()
         long_documents([row for row in table if row["split"] == "train"], recipe.mixture, context)
 
 
 def evaluation(recipe: Recipe, inputs: dict[str, Path]) -> None:
-    """Something is held out that the base model can be measured on."""
+    """There is a held-out document that the base model can be measured on."""
     from groundup.evaluation import multiple_choice, sentence_pairs
 
     settings = recipe.evaluation
@@ -127,7 +127,7 @@ def evaluation(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 
 def sft_data(recipe: Recipe, inputs: dict[str, Path]) -> None:
-    """The user's own conversations can be read, each path has some, and what is dropped is said."""
+    """The user's own conversations can be read, and each path has some; what is dropped is logged."""
     from groundup.posttraining import user_data
 
     if recipe.sft.data:
@@ -168,7 +168,7 @@ def _prompts(section: str, files: list[str], held_out: list[str], strict: bool) 
 
 
 def sft(recipe: Recipe, inputs: dict[str, Path]) -> None:
-    """There are questions to learn from, to prefer answers to, and to hold out, or nothing that would need them."""
+    """There are questions to train on, to compare answers to, and to hold out, or no step that needs them."""
     from groundup.posttraining.user_data import NoQuestions
 
     try:
@@ -181,7 +181,7 @@ def sft(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 
 def reward_pairs_fit(recipe: Recipe, inputs: dict[str, Path]) -> None:
-    """At least one of the user's own preferences is short enough to learn from. Raises what `usable_pairs` does."""
+    """At least one of the user's own preferences is short enough to train on. Raises what `usable_pairs` does."""
     _pairs_fit("reward", recipe.reward.data, recipe, inputs)
 
 
@@ -197,11 +197,11 @@ def _pairs_fit(section: str, files: list[str], recipe: Recipe, inputs: dict[str,
 
     if files:
         tokenizer = for_run(inputs["tokenizer"], recipe.continued)
-        usable_pairs(tokenizer, user_data.preferences(files, section, _silent)["train"], _context(recipe, inputs), section)
+        usable_pairs(tokenizer, user_data.preferences(files, section, _silent)["train"], _context_length(recipe, inputs), section)
 
 
 def sft_answers_fit(recipe: Recipe, inputs: dict[str, Path]) -> None:
-    """At least one answer to learn from is short enough, and one question of those asked later leaves room for an answer."""
+    """At least one answer to train on is short enough, and at least one question of each later use leaves room for an answer."""
     from groundup.generation.engine import room_in
     from groundup.posttraining.batches import prompt_of, question_of
     from groundup.posttraining.tokenize_rows import conversation, longest_answer, usable_rows
@@ -211,27 +211,24 @@ def sft_answers_fit(recipe: Recipe, inputs: dict[str, Path]) -> None:
     try:
         sides = _questions(recipe, inputs)
     except NoQuestions:
-        return  # said after the corpus
+        return  # logged after the corpus
     tokenizer = for_run(inputs["tokenizer"], recipe.continued)
-    context, longest = _context(recipe, inputs), recipe.sft.max_answer_tokens
-    most, given = room_in(context, longest), "base" in recipe.given
-    limit = "the model's context" if given else "base.context_length"
-    mend = "lower that, or give shorter questions" if given else "raise the one or lower the other"
+    context, longest = _context_length(recipe, inputs), recipe.sft.max_answer_tokens
+    prompt_room, model_given = room_in(context, longest), "base" in recipe.given
+    limit = "the model's context" if model_given else "base.context_length"
+    mend = "lower that, or give shorter questions" if model_given else "raise the one or lower the other"
     for side in ("held_out", "preference") if not recipe.base.start_from else ():  # whose context may be longer
         refused = Counter[str]()
-        asked = (
-            usable_rows([row], lambda row: prompt_of(tokenizer, question_of(row)), lambda ids: None, refused)
-            for row in sides[side]
-        )
-        if sides[side] and not any(len(ids) <= most for some in asked for ids in some):
+        prompts = (usable_rows([row], lambda row: prompt_of(tokenizer, question_of(row)), lambda ids: None, refused) for row in sides[side])
+        if sides[side] and not any(len(ids) <= prompt_room for usable in prompts for ids in usable):
             raise UserError(
-                f"sft: none of {len(sides[side])} {side} questions has at most {most} tokens, as {limit} leaves them "
+                f"sft: none of {len(sides[side])} {side} questions has at most {prompt_room} tokens, as {limit} leaves them "
                 f"beside answers of sft.max_answer_tokens = {longest}; {_or_refused(mend, refused)}"[:300]
             )
     refused = Counter[str]()
     trained = (usable_rows([row], lambda row: conversation(tokenizer, row), lambda row: None, refused) for row in sides["train"])
-    if not any(len(row[0]) <= context + 1 and longest_answer(row) <= longest for some in trained for row in some):
-        mend = "raise the one, or give shorter rows" if given else "raise them"
+    if not any(len(row[0]) <= context + 1 and longest_answer(row) <= longest for usable in trained for row in usable):
+        mend = "raise the one, or give shorter rows" if model_given else "raise them"
         raise UserError(
             f"sft: of {len(sides['train'])} questions none has an answer of at most sft.max_answer_tokens = {longest} and fits "
             f"{limit} = {context} tokens; {_or_refused(mend, refused)}"[:300]
@@ -253,21 +250,21 @@ def _questions(recipe: Recipe, inputs: dict[str, Path]) -> dict[str, list[dict[s
     return rows_of_sft(documents, recipe.sft, recipe.seed, _silent)
 
 
-def _context(recipe: Recipe, inputs: dict[str, Path]) -> int:
-    """Tokens that the model takes that is made of the recipe, or given."""
+def _context_length(recipe: Recipe, inputs: dict[str, Path]) -> int:
+    """Tokens that the model takes at once, the given one or that which the recipe makes."""
     from groundup.core.files import read_object
 
     for name in ("base", "sft"):
         if name in inputs and (inputs[name] / "config.json").is_file():
-            most = read_object(inputs[name] / "config.json").get("max_position_embeddings")
-            if isinstance(most, int) and not isinstance(most, bool):
-                return most
-    # Of a base with settings of its own nothing is known yet.
+            max_positions = read_object(inputs[name] / "config.json").get("max_position_embeddings")
+            if isinstance(max_positions, int) and not isinstance(max_positions, bool):
+                return max_positions
+    # The context of a base model with settings of its own is not known yet.
     return recipe.base.context_length if inputs.get("base", Path("base")).name == "base" else LONGEST_CONTEXT
 
 
 def _silent(text: str) -> None:
-    """What was said already."""
+    """In place of a log, for what was logged already."""
 
 
 def _documents(inputs: dict[str, Path], split: str | None, columns: list[str]) -> Iterator[dict[str, Any]]:

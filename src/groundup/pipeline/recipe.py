@@ -1,10 +1,10 @@
 """What to build: one typed section per kind of step, read from TOML, changed by `--set section.key=value`.
 
 The standard steps run unless `standard` lists fewer; `[[steps]]` adds more of any kind, each with settings and inputs of its
-own; `[given]` names what is there already, so that a run can start from somebody's corpus, tokenizer or model.
+own; `[given]` names what exists already, so that a run can start from a user's corpus, tokenizer or model.
 
 An unknown key, a wrong type or a value out of range is refused in one line, with the nearest known name.
-Everything that is not said in the recipe has the default given here; `groundup run --dry-run` prints the plan.
+A value that the recipe leaves out has the default given here; `groundup run --dry-run` prints the plan.
 """
 
 import difflib
@@ -42,7 +42,7 @@ RENAMED = {
 
 
 class StepSettings(Section):
-    """One more step: what differs from its kind's section, and inputs other than the standard steps."""
+    """One more step: settings that differ from its kind's section, and inputs other than the standard steps."""
 
     kind: str
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=60)]  # names its folder
@@ -85,14 +85,14 @@ class Recipe(Section):
 
     @property
     def continued(self) -> str:
-        """The folder of a model that is trained on, whose tokenizer and chat template stay as they came; "" for a new one."""
+        """The folder of a model whose training continues, with its tokenizer and chat template unchanged; "" for a new model."""
         return self.base.start_from or next((self.given[name] for name in MODELS if name in self.given), "")
 
 
 def load(path: Path, overrides: list[str] | None = None, minutes: float | None = None) -> Recipe:
     """Read a recipe, or the shipped one of that name, and apply `section.key=value` overrides (TOML; a bare word is a string).
 
-    minutes: of base.minutes, in place of the depth and tokens of the file.
+    minutes: base.minutes, in place of the depth and tokens of the file.
 
     Raises UserError, in one line, for a missing file, bad TOML, an unknown key, a wrong type or a value out of range.
     """
@@ -100,7 +100,7 @@ def load(path: Path, overrides: list[str] | None = None, minutes: float | None =
         path = find(path)
         if path.exists() and not path.is_file():  # a named pipe would wait for ever
             raise UserError(f"{path}: not a plain file; `groundup init` writes a commented recipe")
-        verify(path.parent, glob.escape(path.name))  # beside a report lies the recipe of its run
+        verify(path.parent, glob.escape(path.name))  # the recipe may be that of a report's folder
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         known = ", ".join(shipped())
@@ -115,11 +115,11 @@ def load(path: Path, overrides: list[str] | None = None, minutes: float | None =
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     content.setdefault("name", path.stem)
     if minutes is not None:
-        _minutes_instead_of_sizes(content, minutes)
+        _replace_sizes_by_minutes(content, minutes)
     return resolve(content, overrides or [], str(path))
 
 
-def _minutes_instead_of_sizes(content: dict[str, Any], minutes: float) -> None:
+def _replace_sizes_by_minutes(content: dict[str, Any], minutes: float) -> None:
     base = content.setdefault("base", {})
     if isinstance(base, dict):
         replaced = [f"base.{name} = {shown(base.pop(name))}" for name in PLANNED if name in base]
@@ -129,12 +129,12 @@ def _minutes_instead_of_sizes(content: dict[str, Any], minutes: float) -> None:
 
 
 def resolve(content: dict[str, Any], overrides: list[str], where: str) -> Recipe:
-    """The recipe of this content with overrides applied; `where` it is from begins every complaint.
+    """The recipe of this content with overrides applied; every error message begins with `where`.
 
     Raises UserError as `load` does.
     """
     for override in overrides:
-        _apply(content, override)
+        _apply_override(content, override)
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
@@ -148,8 +148,8 @@ def resolve(content: dict[str, Any], overrides: list[str], where: str) -> Recipe
         domains = []  # which languages there are is known later
     for name in recipe.mixture.weights:
         if domains and name not in domains:
-            near = difflib.get_close_matches(name, domains, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"the sources have {', '.join(domains)}"
+            matches = difflib.get_close_matches(name, domains, n=1)
+            hint = f"did you mean {matches[0]}?" if matches else f"the sources have {', '.join(domains)}"
             raise UserError(f"{where}: mixture.weights.{name}: no source has this domain; {hint}")
     _check_minutes(recipe, where)
     _check_together(recipe, where)
@@ -162,9 +162,9 @@ def _check_minutes(recipe: Recipe, where: str) -> None:
         return
     if base.minutes < 1:
         raise UserError(f"{where}: base.minutes = {base.minutes:g}: under a minute is too short for a run; give 1 or more")
-    if both := [name for name in PLANNED if name in base.model_fields_set and (name == "depth" or base.tokens)]:
+    if sizes := [name for name in PLANNED if name in base.model_fields_set and (name == "depth" or base.tokens)]:
         raise UserError(
-            f"{where}: base.minutes = {base.minutes:g} and base.{both[0]} = {getattr(base, both[0])}: depth and tokens follow "
+            f"{where}: base.minutes = {base.minutes:g} and base.{sizes[0]} = {getattr(base, sizes[0])}: depth and tokens follow "
             "from the minutes; leave one out (base.minutes = 0 is none)"
         )
     if recipe.continued:
@@ -174,10 +174,10 @@ def _check_minutes(recipe: Recipe, where: str) -> None:
 
 
 def _check_together(recipe: Recipe, where: str) -> None:
-    """Values that are right by themselves and cannot work together."""
+    """Raises UserError for values that are each valid and cannot work together."""
     base, tokenizer = recipe.base, recipe.tokenizer
     for section in ("long_context", "vocabulary_sweep"):
-        if getattr(recipe, section) != config_of(section)() and section not in {one.kind for one in recipe.steps}:
+        if getattr(recipe, section) != config_of(section)() and section not in {step.kind for step in recipe.steps}:
             raise UserError(f"{where}: {section}: no step is of this kind; add one to [[steps]] (docs/recipes.md)")
     if base.start_from and not tokenizer.folder:
         raise UserError(f"{where}: base.start_from needs its own tokenizer: set tokenizer.folder = {base.start_from!r}")
@@ -205,15 +205,15 @@ def with_settings(recipe: Recipe, section: str, settings: dict[str, Any], where:
 
 def source(text: str) -> dict[str, str]:
     """`[domain=]source` of the command line, as it would stand in a recipe; the domain is `web` if none is given."""
-    found = re.fullmatch(r"([a-z0-9_-]+)=(.+)", text)
-    return {"domain": found[1], "source": found[2]} if found else {"domain": "web", "source": text}
+    match = re.fullmatch(r"([a-z0-9_-]+)=(.+)", text)
+    return {"domain": match[1], "source": match[2]} if match else {"domain": "web", "source": text}
 
 
-def _apply(content: dict[str, Any], override: str) -> None:
+def _apply_override(content: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
-    shown = override if len(override) <= 80 else f"{override[:77]}..."
+    short = override if len(override) <= 80 else f"{override[:77]}..."
     if not equals or not key.strip():
-        raise UserError(f"--set {shown}: expected section.key=value")
+        raise UserError(f"--set {short}: expected section.key=value")
     *sections, name = key.strip().split(".")
     inner: Any = content
     for section in sections:
@@ -222,15 +222,15 @@ def _apply(content: dict[str, Any], override: str) -> None:
         else:
             inner = inner.setdefault(section, {}) if isinstance(inner, dict) else None
     if not isinstance(inner, dict):
-        several = f"; give a number from 0 to {len(inner) - 1} after it" if isinstance(inner, list) and inner else ""
-        raise UserError(f"--set {shown}: {'.'.join(sections)[:80]} is not a section{several}")
+        hint = f"; give a number from 0 to {len(inner) - 1} after it" if isinstance(inner, list) and inner else ""
+        raise UserError(f"--set {short}: {'.'.join(sections)[:80]} is not a section{hint}")
     try:
-        # What has several lines would set more than it is called.
+        # A value of several lines would set other keys too.
         inner[name] = tomllib.loads(f"value = {value}")["value"] if "\n" not in value else value
     except tomllib.TOMLDecodeError:
         inner[name] = value
     except (ValueError, RecursionError):
-        raise UserError(f"--set {shown}: a number of too many digits, or nested too deep") from None
+        raise UserError(f"--set {short}: a number of too many digits, or nested too deep") from None
 
 
 def _one_line(error: ValidationError) -> str:
@@ -250,23 +250,23 @@ def _one_line(error: ValidationError) -> str:
 
 
 def _suggestion(location: list[str | int]) -> str:
-    """The nearest known key: of this name in another section, then within the same one, then anywhere."""
+    """The nearest known key: of this name in another section, else of a like name in the same one, else anywhere."""
     *path, name = [part for part in location if isinstance(part, str)]
-    everywhere = {"": list(Recipe.model_fields), "pages.sources": list(SourceConfig.model_fields)}
+    known_keys = {"": list(Recipe.model_fields), "pages.sources": list(SourceConfig.model_fields)}
     for section in Recipe.model_fields:
         if config := config_of(section):
-            everywhere[section] = list(config.model_fields)
-    here = ".".join(path)
-    if elsewhere := next((section for section, keys in everywhere.items() if section and name in keys), ""):
-        return f"; did you mean {elsewhere}.{name}?"
-    near = difflib.get_close_matches(str(name), everywhere.get(here, []), n=1, cutoff=0.6)
-    if near:
-        return f"; did you mean {'.'.join([*path, near[0]])}?"
-    for section, keys in everywhere.items():
-        near = difflib.get_close_matches(str(name), keys, n=1, cutoff=0.8)
-        if near:
-            return f"; did you mean {section + '.' if section else ''}{near[0]}?"
-    known = ", ".join(everywhere.get(here, []))
+            known_keys[section] = list(config.model_fields)
+    current = ".".join(path)
+    if other := next((section for section, keys in known_keys.items() if section and name in keys), ""):
+        return f"; did you mean {other}.{name}?"
+    matches = difflib.get_close_matches(str(name), known_keys.get(current, []), n=1, cutoff=0.6)
+    if matches:
+        return f"; did you mean {'.'.join([*path, matches[0]])}?"
+    for section, keys in known_keys.items():
+        matches = difflib.get_close_matches(str(name), keys, n=1, cutoff=0.8)
+        if matches:
+            return f"; did you mean {section + '.' if section else ''}{matches[0]}?"
+    known = ", ".join(known_keys.get(current, []))
     if len(known) > 120:
         known = known[:120].rpartition(", ")[0] + " and others"
     return f"; known here: {known}"

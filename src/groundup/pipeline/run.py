@@ -50,9 +50,9 @@ class Step:
     sections: tuple[str, ...] = ()  # of the recipe; those of the step's kind when empty
     files: Callable[[Recipe], list[Path]] = lambda recipe: []  # or folders, outside the run: their content is input too
     content: Callable[[Path], str | None] = digest  # of an output: what the steps after it depend on; None: nothing
-    # What can be known before it is this step's turn: the input from which it is known, "" for none, and a function of the
-    # recipe and the folders of the inputs that raises UserError.
-    ahead: tuple[tuple[str, Callable[[Recipe, dict[str, Path]], None]], ...] = ()
+    # What can be checked before it is this step's turn: the input that a check needs, "" for none, and a function of the recipe
+    # and the folders of the inputs, which raises UserError.
+    checks: tuple[tuple[str, Callable[[Recipe, dict[str, Path]], None]], ...] = ()
     kind: str = ""  # the section of the recipe that holds its settings; its name when empty
     bound: Mapping[str, str | Path] = field(default_factory=dict)  # input -> another step's name, or a folder outside the run
     recipe: Recipe | None = None  # with settings of its own; the run's when None
@@ -62,22 +62,22 @@ class Step:
         return self.bound.get(need, need)
 
     def inputs(self, run: Path) -> dict[str, Path]:
-        """The folder of each input. What lies outside of the run is named from where the program was started."""
-        found = {need: self.source(need) for need in self.needs}
-        return {need: run / source if isinstance(source, str) else source for need, source in found.items()}
+        """The folder of each input. A path outside of the run is relative to where the program was started."""
+        sources = {need: self.source(need) for need in self.needs}
+        return {need: run / source if isinstance(source, str) else source for need, source in sources.items()}
 
     def sources(self) -> list[str]:
         """The steps that must be done before."""
-        return [one for one in map(self.source, self.needs) if isinstance(one, str)]
+        return [source for source in map(self.source, self.needs) if isinstance(source, str)]
 
 
 @dataclass
 class StepContext:
-    """What a step is given."""
+    """What `make` of a step takes."""
 
     recipe: Recipe
     work: Path  # write here; whatever an interrupted attempt left is still in it
-    inputs: dict[str, Path]  # folders of finished steps, or outside the run, by what they are needed as
+    inputs: dict[str, Path]  # name of the input -> folder of a finished step, or one outside the run
     name: str
 
     def log(self, text: str) -> None:
@@ -90,7 +90,7 @@ class Planned:
     """A step in the plan of a run."""
 
     step: Step
-    state: str  # "done", "make" or "check": the last depends on what an earlier step brings
+    state: str  # "done", "make" or "check": whether a step of the last is made depends on the result of an earlier one
     reason: str
 
 
@@ -124,7 +124,7 @@ class Run:
             elif altered := _different(manifest["key"].get("files", {}), self._files(step)):
                 planned.append(Planned(step, "make", f"{' and '.join(altered)} changed"))
             else:
-                verify(self._made(step.name))
+                verify(self._artifact(step.name))
                 planned.append(Planned(step, "done", f"took {duration(manifest['seconds'])}"))
                 continue
             remade.add(step.name)
@@ -137,7 +137,7 @@ class Run:
         """
         self._require_files()
         manifests: dict[str, dict[str, Any]] = {}
-        looked: set[tuple[str, Callable]] = set()
+        checked: set[tuple[str, Callable]] = set()
         with alone(self.folder, lock_file=self.folder / ".lock"), to_file(self.folder / LOG):
             for number, step in enumerate(self.steps, start=1):
                 self._promote(step)
@@ -145,19 +145,19 @@ class Run:
                 if manifest is not None and manifest["key"] == key:
                     verify(self.folder / step.name)
                 else:
-                    self._look_ahead(number - 1, manifests, looked)
+                    self._run_checks(number - 1, manifests, checked)
                     logger.info(f"[{number}/{len(self.steps)}] {step.name}", extra={"indent": ""})
                     manifest = self._make(step, key)
                 manifests[step.name] = manifest
         return manifests
 
-    def _look_ahead(self, first: int, made: dict[str, Any], looked: set[tuple[str, Callable]]) -> None:
-        """What would end a later step is said before the next one runs, as soon as it can be known."""
+    def _run_checks(self, first: int, manifests: dict[str, Any], checked: set[tuple[str, Callable]]) -> None:
+        """Run each check of the steps from `first` on as soon as its input is made. Raises the UserError of the first to fail."""
         for step in self.steps[first:]:
-            for known, check in step.ahead:
-                at_hand = not known or isinstance(step.source(known), Path) or step.source(known) in made
-                if at_hand and (step.name, check) not in looked:
-                    looked.add((step.name, check))
+            for need, check in step.checks:
+                available = not need or isinstance(step.source(need), Path) or step.source(need) in manifests
+                if available and (step.name, check) not in checked:
+                    checked.add((step.name, check))
                     check(self._recipe(step), step.inputs(self.folder))
 
     def _make(self, step: Step, key: dict[str, Any]) -> dict[str, Any]:
@@ -171,7 +171,7 @@ class Run:
         try:
             results, seconds = _timed(work, lambda: step.make(context))
         except UserError as error:
-            raise UserError(self._with_key(step, str(error))) from None
+            raise UserError(self._with_section(step, str(error))) from None
         outside = [need for need in step.needs if isinstance(step.source(need), Path)]
         altered = [str(step.source(need)) for need in outside if key["inputs"][need] != self._digest(step.source(need))]
         if altered := altered or _different(key.get("files", {}), self._files(step)):
@@ -201,8 +201,8 @@ class Run:
             **({"files": files} if files else {}),
         }
 
-    def _with_key(self, step: Step, text: str) -> str:
-        """A chapter names its setting alone, as in "depth: ..."; here it gets its place in the recipe."""
+    def _with_section(self, step: Step, text: str) -> str:
+        """Put the section before a setting that a chapter names, as in "depth: ..."."""
         name = re.match(r"\w+(?= =|:)", text)
         for section in step.sections or (step.kind or step.name,):
             if name and name[0] in type(getattr(self._recipe(step), section)).model_fields:
@@ -213,7 +213,7 @@ class Run:
         return step.recipe or self.recipe
 
     def _digest(self, source: str | Path) -> str | None:
-        """Of what a step made, None where it is not made; or of a folder outside, by its content."""
+        """The digest of what a step made, None where it is not made; or of the content of a folder outside."""
         if isinstance(source, Path):
             return digest_of_all(source)
         return (self._manifest(source) or {}).get("digest")
@@ -222,24 +222,24 @@ class Run:
         return {str(path): digest_of_all(path) for path in step.files(self._recipe(step))}
 
     def _require_files(self) -> None:
-        """Before hours are spent on the steps that come first."""
+        """Raises UserError for files that later steps need, before the first steps spend hours."""
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"{self.folder}: a file, where a run's folder is wanted; give another name")
         for step in self.steps:
-            self._require_own(step)
+            self._require_own_folders(step)
             outside = [path for path in map(step.source, step.needs) if isinstance(path, Path)]
             for path in [*outside, *step.files(self._recipe(step))]:
                 if not (path.is_file() or path.is_dir()):
-                    what = "a device, pipe or socket" if path.exists() else f"no such file{seen_from(path)}"
-                    raise UserError(f"{path}: {what}, which step {step.name} needs; give its right path")
+                    trouble = "a device, pipe or socket" if path.exists() else f"no such file{seen_from(path)}"
+                    raise UserError(f"{path}: {trouble}, which step {step.name} needs; give its right path")
                 if path.is_file() and path in outside:
                     raise UserError(f"{path}: a file, where step {step.name} needs a folder of a step; give its right path")
                 if path.is_dir() and self.folder.resolve().is_relative_to(path.resolve()):
                     raise UserError(f"{self.folder}: is inside of {path}, which step {step.name} reads; give another run folder")
                 verify(path if path.is_dir() else path.parent, "*" if path.is_dir() else glob.escape(path.name))
 
-    def _require_own(self, step: Step) -> None:
-        """What stands in place of a step's folder and is none of ours is not taken away, as work that was cut off is."""
+    def _require_own_folders(self, step: Step) -> None:
+        """Raises UserError where a step's folder is not ours: it must not be deleted, as the rest of interrupted work is."""
         final, work = self.folder / step.name, self._partial(step)
         marks = {final: [final / MANIFEST, work / MANIFEST], work: [work / MANIFEST, work / KEY, work / f"{KEY}.partial"]}
         for folder, any_of in marks.items():
@@ -257,37 +257,37 @@ class Run:
         recorded = manifest["key"]["inputs"]
         return [str(step.source(need)) for need in step.needs if recorded.get(need) != self._digest(step.source(need))]
 
-    def _made(self, name: str) -> Path:
-        """Where a step's artifact is: a partial folder that is whole only waits for its rename."""
+    def _artifact(self, name: str) -> Path:
+        """The folder of a step's artifact: a partial folder with a manifest is finished and only waits for its rename."""
         work = self.folder / f"{name}.partial"
         return work if (work / MANIFEST).is_file() else self.folder / name
 
     def _manifest(self, name: str) -> dict[str, Any] | None:
-        folder = self._made(name)
+        folder = self._artifact(name)
         return read_manifest(folder) if (folder / MANIFEST).is_file() else None
 
     def _partial(self, step: Step) -> Path:
         return self.folder / f"{step.name}.partial"
 
 
-def make_alone(
+def make_single_step(
     folder: Path, name: str, key: dict[str, Any], make: Callable[[Path], dict[str, Any]]
 ) -> dict[str, Any]:
-    """A step outside of any run: `make(work)` writes what is then `folder`, and returns its results; the manifest.
+    """Make `folder` as a step outside of any run: `make(work)` writes its files and returns its results. Returns the manifest.
 
-    Where it was made of the same `key` before, nothing is done; one that was killed resumes. Raises UserError where the
-    folder holds anything else, or somebody else is making it.
+    Where it was made with the same `key` before, nothing is done; one that was killed resumes. Raises UserError where the
+    folder holds anything else, or another process is making it.
     """
     key = json.loads(json.dumps({"groundup": __version__, **key}))
     folder = folder.absolute()
-    if (made := _made_alone(folder, key)) is not None:  # without the lock: it may lie where nothing can be written
-        return made
+    if (manifest := _finished_single_step(folder, key)) is not None:  # without the lock: its folder may be read-only
+        return manifest
     with alone(folder):
-        made = _made_alone(folder, key)
-        return _make_alone(folder, name, key, make) if made is None else made
+        manifest = _finished_single_step(folder, key)
+        return _make_single_step(folder, name, key, make) if manifest is None else manifest
 
 
-def _made_alone(folder: Path, key: dict[str, Any]) -> dict[str, Any] | None:
+def _finished_single_step(folder: Path, key: dict[str, Any]) -> dict[str, Any] | None:
     if not (folder / MANIFEST).is_file():
         return None
     manifest = read_manifest(folder)
@@ -297,7 +297,7 @@ def _made_alone(folder: Path, key: dict[str, Any]) -> dict[str, Any] | None:
     return manifest
 
 
-def _make_alone(
+def _make_single_step(
     folder: Path, name: str, key: dict[str, Any], make: Callable[[Path], dict[str, Any]]
 ) -> dict[str, Any]:
     work = folder.with_name(f"{folder.name}.partial")
@@ -316,7 +316,7 @@ def _make_alone(
 
 
 def _timed(work: Path, make: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], float]:
-    """What `make` returns, and the seconds that it took, with those of attempts that were cut off."""
+    """What `make` returns, and the seconds that it took, with those of interrupted attempts."""
     before, start = _elapsed(work / ELAPSED), time.monotonic()
     try:
         results = make()
@@ -331,33 +331,33 @@ def write_manifest(
     work: Path, name: str, key: dict[str, Any], seconds: float, results: dict[str, Any],
     content: Callable[[Path], str | None] = digest,
 ) -> dict[str, Any]:  # fmt: skip
-    """Finish what was made in the folder `work`: stage.json takes the place of what was kept for resuming."""
-    aside = [work / KEY, work / ELAPSED, *work.rglob(f"*.{SEAL}")]
-    paths = [path for path in sorted(work.rglob("*")) if path.is_file() and path not in aside]
+    """Finish the step in the folder `work`: write stage.json and delete what was kept for resuming. Returns the manifest."""
+    resume_files = [work / KEY, work / ELAPSED, *work.rglob(f"*.{SEAL}")]
+    paths = [path for path in sorted(work.rglob("*")) if path.is_file() and path not in resume_files]
     outputs = {path.relative_to(work).as_posix(): digest(path) for path in paths}
     contents = outputs
     if content is not digest:
-        found = {path.relative_to(work).as_posix(): content(path) for path in paths}
-        contents = {name: one for name, one in found.items() if one is not None}
+        digests = {path.relative_to(work).as_posix(): content(path) for path in paths}
+        contents = {name: content_digest for name, content_digest in digests.items() if content_digest is not None}
     manifest = {
         "stage": name,
         "key": key,
         "outputs": outputs,
-        "digest": _combined(contents),
+        "digest": _digest_of_digests(contents),
         "versions": _versions(),
         "machine": machine(),
         "seconds": round(seconds, 1),
         "results": results,
     }
-    for path in aside[1:]:
+    for path in resume_files[1:]:
         path.unlink(missing_ok=True)
-    written = write_sealed(work / MANIFEST, manifest)
-    (work / KEY).unlink(missing_ok=True)  # last: a folder with neither is taken for somebody else's
-    return written
+    sealed = write_sealed(work / MANIFEST, manifest)
+    (work / KEY).unlink(missing_ok=True)  # last: a folder with neither file counts as not ours
+    return sealed
 
 
 def _remove(path: Path) -> None:
-    """A folder with all that is in it; of a link the link alone."""
+    """Delete a file, or a folder with its content; of a link only the link."""
     if path.is_symlink() or path.is_file():
         path.unlink()
     elif path.exists():
@@ -392,14 +392,14 @@ def _elapsed(path: Path) -> float:
 
 
 def _note_elapsed(path: Path, seconds: float) -> None:
-    """Best effort: a full disk must be reported as what it is, not as a failure to note the time."""
+    """Best effort: a full disk must be reported by the step itself, not as a failure to note the time."""
     try:
         write_sealed(path, {"seconds": seconds})
     except OSError:
         path.unlink(missing_ok=True)
 
 
-def _combined(outputs: dict[str, str]) -> str:
+def _digest_of_digests(outputs: dict[str, str]) -> str:
     return hashlib.blake2b(json.dumps(outputs, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 

@@ -19,8 +19,8 @@ from groundup.pipeline.artifacts import (
     Results,
     documents_of,
     model_of,
-    pretrained_by_all,
     tokenizer_of,
+    train_and_save_pretrained,
     workers_of,
 )
 from groundup.pipeline.benchmark_kinds import BENCHMARKS
@@ -34,20 +34,20 @@ if TYPE_CHECKING:
 
 
 def pages(context: StepContext) -> Results:
-    """Sources -> WARC files, one a source."""
+    """Sources -> WARC files, one per source."""
     from groundup.corpus.acquire.sources import collect
 
     settings = context.recipe.pages
     counts = {}
     for number, source in enumerate(settings.sources):
-        name = _archive(number, source)
+        name = _archive_name(number, source)
         note, archive = context.work / f"{name}.json", context.work / f"{name}.warc.gz"
-        found = read_sealed(note) if is_sealed(archive) else None
-        if found is None:  # else it was finished before the run was cut off
+        collected = read_sealed(note) if is_sealed(archive) else None
+        if collected is None:  # else it was finished before the run was cut off
             label = f"{context.name}: {source.source}"
-            found = write_sealed(note, collect(source, context.work, name, settings.requests_per_second, label))
+            collected = write_sealed(note, collect(source, context.work, name, settings.requests_per_second, label))
             seal(archive)
-        counts[name] = {"source": source.source, "domain": source.domain, **{k: found[k] for k in found if k != SEAL}}
+        counts[name] = {"source": source.source, "domain": source.domain, **{k: collected[k] for k in collected if k != SEAL}}
         context.log(
             f"{source.source} -> {name}.warc.gz: {counts[name]['pages']:,} pages, {counts[name]['bytes'] / 1e6:.1f} MB"
         )
@@ -68,12 +68,12 @@ def annotations(context: StepContext) -> Results:
 
 
 def _archives(folder: Path) -> list[tuple[Path, str]]:
-    """The archives that the step `pages` left, a run's own or a given one, each with its domain, in the order of sources."""
+    """The archives that a step `pages` wrote, of this run or given, each with its domain, in the order of the sources."""
     named = [(path, re.fullmatch(r"(\d+)-([a-z0-9_-]+)\.warc\.gz", path.name)) for path in folder.iterdir()]
-    found = sorted((int(name[1]), path, name[2]) for path, name in named if name)
-    if not found:
+    archives = sorted((int(name[1]), path, name[2]) for path, name in named if name)
+    if not archives:
         raise UserError(f"{folder}: no archives of the step pages, as 00-web.warc.gz; name yours in pages.sources instead")
-    return [(path, domain) for _, path, domain in found]
+    return [(path, domain) for _, path, domain in archives]
 
 
 def corpus(context: StepContext) -> Results:
@@ -83,15 +83,15 @@ def corpus(context: StepContext) -> Results:
     recipe, languages = context.recipe, context.recipe.annotations.wanted_languages
     results = select(context.inputs["annotations"], context.work, recipe.corpus, languages, recipe.seed)
     dropped = {step["step"]: step["dropped"] for step in results["steps"] if step.get("dropped")}
-    why = ", ".join(f"{count:,} {name}" for name, count in sorted(dropped.items(), key=lambda one: -one[1]))
-    every, only = results["left"]["documents"] + sum(dropped.values()), f" (only {', '.join(languages)} wanted)"
-    context.log(f"{results['left']['documents']:,} of {every:,} documents kept" + (f"; dropped: {why}" if why else "")
-                + (only if "language" in dropped else ""))  # fmt: skip
+    reasons = ", ".join(f"{count:,} {name}" for name, count in sorted(dropped.items(), key=lambda item: -item[1]))
+    total, languages_note = results["left"]["documents"] + sum(dropped.values()), f" (only {', '.join(languages)} wanted)"
+    context.log(f"{results['left']['documents']:,} of {total:,} documents kept" + (f"; dropped: {reasons}" if reasons else "")
+                + (languages_note if "language" in dropped else ""))  # fmt: skip
     return results
 
 
 def tokenizer(context: StepContext) -> Results:
-    """Training documents -> byte-level BPE; or the one of another folder."""
+    """Training documents -> byte-level BPE; or the tokenizer of another folder."""
     from groundup.tokenizer import bpe
     from groundup.tokenizer.load import of_model
     from groundup.tokenizer.tokenizer import Tokenizer, longest_words
@@ -103,7 +103,7 @@ def tokenizer(context: StepContext) -> Results:
         context.log(f"vocabulary {trained.size}: the tokenizer of {settings.folder}")
     else:
         with Progress("counting words", sum(len(row["text"]) for row in documents), "characters") as progress:
-            counts = bpe.count_pretokens(_watched((row["text"] for row in documents), progress))
+            counts = bpe.count_pretokens(_with_progress((row["text"] for row in documents), progress))
         trained = Tokenizer.from_merges(bpe.train(counts, settings.vocabulary))
         if trained.size < settings.vocabulary:
             context.log(
@@ -125,23 +125,23 @@ def tokenizer(context: StepContext) -> Results:
 
 
 def vocabulary_sweep(context: StepContext) -> Results:
-    """Documents -> a small model for each size of vocabulary, and which size pays."""
+    """Documents -> a small model for each size of vocabulary, and the size to choose."""
     from groundup.report import vocabulary_page
     from groundup.scaling.vocabulary_sweep import sweep
 
     settings = context.recipe.vocabulary_sweep
-    found = sweep(
+    results = sweep(
         [context.inputs["corpus"] / "documents.parquet"], settings.sizes, context.work, depth=settings.depth,
         tokens=settings.tokens, context=settings.context_length, held_out_kb=settings.held_out_kb, text_mb=settings.text_mb,
         seed=context.recipe.seed, workers=workers_of(context), threads=context.recipe.threads,
     )  # fmt: skip
-    vocabulary_page.write(context.work, found)
-    context.log(f"a vocabulary of {found['recommended']:,}: {found['reason']}")
-    return found
+    vocabulary_page.write(context.work, results)
+    context.log(f"a vocabulary of {results['recommended']:,}: {results['reason']}")
+    return results
 
 
 def tokens(context: StepContext) -> Results:
-    """Documents -> token files, each document after the end-of-text token; and a table of what stands where."""
+    """Documents -> token files, each document after the end-of-text token, and a table of the documents in them."""
     from groundup.tokenizer import token_folder
 
     splits = {split: documents_of(context, split) for split in ("train", "held_out")}
@@ -152,7 +152,7 @@ def base(context: StepContext) -> Results:
     """Tokens -> a model: warm-up, stable, annealed on the best data."""
     from groundup.training.pretraining import pretrain
 
-    recipe = minutes.applied(context.recipe, context.inputs.get("plan"))
+    recipe = minutes.with_planned_sizes(context.recipe, context.inputs.get("plan"))
 
     def train(runtime: "Runtime") -> "tuple[LanguageModel, Results]":
         model, results = pretrain(tokenizer_of(context), context.inputs["tokens"], recipe.base, runtime, recipe.mixture)
@@ -160,7 +160,7 @@ def base(context: StepContext) -> Results:
             results["planned"] = minutes.outcome(context.inputs["plan"], model, context.inputs["tokens"], runtime.log)
         return model, results
 
-    return pretrained_by_all(context, recipe.base, train)
+    return train_and_save_pretrained(context, recipe.base, train)
 
 
 def long_context(context: StepContext) -> Results:
@@ -168,7 +168,7 @@ def long_context(context: StepContext) -> Results:
     from groundup.training.long_context import train_longer
 
     recipe = context.recipe
-    return pretrained_by_all(context, recipe.long_context, lambda runtime: train_longer(
+    return train_and_save_pretrained(context, recipe.long_context, lambda runtime: train_longer(
         model_of(context, "base"), tokenizer_of(context), context.inputs["tokens"], recipe.long_context, runtime,
         recipe.mixture,
     ))  # fmt: skip
@@ -190,26 +190,26 @@ def evaluation(context: StepContext) -> Results:
 
 
 def report(context: StepContext) -> Results:
-    """Everything above -> one self-contained page."""
+    """The results of all steps -> one self-contained page."""
     from groundup.report.report import write
 
     path = context.work / "report.html"
-    write(path, minutes.applied(context.recipe, context.inputs.get("plan")).model_dump(), context.inputs)
+    write(path, minutes.with_planned_sizes(context.recipe, context.inputs.get("plan")).model_dump(), context.inputs)
     return {"report": "report/report.html", "kb": round(path.stat().st_size / 1024)}
 
 
-def _archive(number: int, source: SourceConfig) -> str:
+def _archive_name(number: int, source: SourceConfig) -> str:
     """The name of a source's web archive."""
     return f"{number:02d}-{source.domain}"
 
 
 def _classifiers_and_signatures(recipe: Recipe) -> list[Path]:
-    found = [Path(name) for name in recipe.annotations.classifiers.values() if name]
+    paths = [Path(name) for name in recipe.annotations.classifiers.values() if name]
     if recipe.annotations.against:
         from groundup.corpus.dedup.resolve import signatures_of
 
-        found += [signatures_of(Path(folder)) for folder in recipe.annotations.against]
-    return found
+        paths += [signatures_of(Path(folder)) for folder in recipe.annotations.against]
+    return paths
 
 
 def _local_sources(recipe: Recipe) -> list[Path]:
@@ -218,78 +218,78 @@ def _local_sources(recipe: Recipe) -> list[Path]:
     return [path for source in recipe.pages.sources if (path := local_path(source)) is not None]
 
 
-def _archived(path: Path) -> str | None:
-    """Of the files of `pages`, what the stages after it read: the pages, but not when they were fetched."""
+def _digest_of_archive(path: Path) -> str | None:
+    """The digest of what later steps read of a file of `pages`: the pages, but not when they were fetched."""
     from groundup.corpus.archive.warc import digest_of_pages
 
     return digest_of_pages(path) if path.name.endswith(".warc.gz") else None
 
 
-def _others(folder: Path, but: str) -> list[Path]:
-    """Whatever else the folder says besides weights: shape, tokenizer, chat template, sampling; not how we made it."""
+def _files_besides_weights(folder: Path, but: str) -> list[Path]:
+    """A model folder's files of shape, tokenizer, chat template and sampling, but not our manifest or the file `but`."""
     kinds = (".json", ".jinja", ".txt", ".model")
     return sorted(path for path in folder.glob("*") if path.suffix in kinds and path.name not in (but, MANIFEST))
 
 
-def _own(*sections: str) -> Callable[[Recipe], list[Path]]:
-    """The files of a user's own rows that a stage reads."""
+def _own_rows(*sections: str) -> Callable[[Recipe], list[Path]]:
+    """The files of a user's own rows that a step reads."""
 
     def files(recipe: Recipe) -> list[Path]:
-        own = [getattr(recipe, section) for section in sections]
-        names = dict.fromkeys(name for one in own for name in (*one.data, *getattr(one, "held_out", ())))
+        configs = [getattr(recipe, section) for section in sections]
+        names = dict.fromkeys(name for config in configs for name in (*config.data, *getattr(config, "held_out", ())))
         return [expanded(name) for name in names]
 
     return files
 
 
 def _prompts_and_reward(section: str) -> Callable[[Recipe], list[Path]]:
-    """The files of prompts, and what a reward other than the run's own is read from."""
+    """The files of prompts, and those of a reward other than the run's own."""
 
     def files(recipe: Recipe) -> list[Path]:
         from groundup.posttraining.reward_files import files_of
 
-        return [*_own(section)(recipe), *files_of(getattr(recipe, section).reward)]
+        return [*_own_rows(section)(recipe), *files_of(getattr(recipe, section).reward)]
 
     return files
 
 
 def _given_tokenizer(recipe: Recipe) -> list[Path]:
     folder = Path(recipe.tokenizer.folder)
-    return [folder / "tokenizer.json", *_others(folder, "tokenizer.json")] if recipe.tokenizer.folder else []
+    return [folder / "tokenizer.json", *_files_besides_weights(folder, "tokenizer.json")] if recipe.tokenizer.folder else []
 
 
 def _given_model(recipe: Recipe) -> list[Path]:
     folder = Path(recipe.base.start_from)
     weights = sorted(folder.glob("*.safetensors"))
-    return [folder / "config.json", *_others(folder, "config.json"), *weights] if recipe.base.start_from else []
+    return [folder / "config.json", *_files_besides_weights(folder, "config.json"), *weights] if recipe.base.start_from else []
 
 
-def _watched(texts: Iterable[str], progress: Progress) -> Iterator[str]:
+def _with_progress(texts: Iterable[str], progress: Progress) -> Iterator[str]:
     for text in texts:
         yield text
         progress.advance(len(text))
 
 
 STANDARD = (
-    Step("pages", (), pages, files=_local_sources, content=_archived),
+    Step("pages", (), pages, files=_local_sources, content=_digest_of_archive),
     Step("annotations", ("pages",), annotations, files=_classifiers_and_signatures,
-         ahead=(("", preflight.languages),)),
+         checks=(("", preflight.languages),)),
     Step("corpus", ("annotations",), corpus, files=lambda recipe: [Path(name) for name in recipe.corpus.benchmarks],
-         ahead=(("", preflight.benchmarks),)),
+         checks=(("", preflight.benchmarks),)),
     Step("tokenizer", ("corpus",), tokenizer, files=_given_tokenizer),
     Step("tokens", ("corpus", "tokenizer"), tokens),
     Step("base", ("corpus", "tokenizer", "tokens"), base, ("base", "mixture"), files=_given_model,
-          ahead=(("", preflight.base_continues), ("corpus", preflight.base_has_text))),
-    Step("evaluation", ("corpus", "tokenizer", "tokens", "base"), evaluation, ahead=(("corpus", preflight.evaluation),)),
-    Step("sft", ("corpus", "tokenizer", "base"), sft, files=_own("sft"),
-          ahead=(("", preflight.sft_data), ("corpus", preflight.sft), ("tokenizer", preflight.sft_answers_fit))),
+          checks=(("", preflight.base_continues), ("corpus", preflight.base_has_text))),
+    Step("evaluation", ("corpus", "tokenizer", "tokens", "base"), evaluation, checks=(("corpus", preflight.evaluation),)),
+    Step("sft", ("corpus", "tokenizer", "base"), sft, files=_own_rows("sft"),
+          checks=(("", preflight.sft_data), ("corpus", preflight.sft), ("tokenizer", preflight.sft_answers_fit))),
     Step("preferences", ("tokenizer", "sft"), preferences, ("preferences", "sft")),
-    Step("reward", ("tokenizer", "sft", "preferences"), reward, files=_own("reward"),
-          ahead=(("", preflight.reward_data), ("tokenizer", preflight.reward_pairs_fit))),
-    Step("dpo", ("tokenizer", "sft", "preferences"), dpo, ("dpo", "preferences", "sft"), files=_own("dpo"),
-          ahead=(("", preflight.dpo_data), ("tokenizer", preflight.dpo_pairs_fit))),
+    Step("reward", ("tokenizer", "sft", "preferences"), reward, files=_own_rows("reward"),
+          checks=(("", preflight.reward_data), ("tokenizer", preflight.reward_pairs_fit))),
+    Step("dpo", ("tokenizer", "sft", "preferences"), dpo, ("dpo", "preferences", "sft"), files=_own_rows("dpo"),
+          checks=(("", preflight.dpo_data), ("tokenizer", preflight.dpo_pairs_fit))),
     Step("ppo", ("tokenizer", "sft", "reward"), ppo, ("ppo", "preferences", "sft"), files=_prompts_and_reward("ppo"),
-          ahead=(("", preflight.ppo_data),)),
+          checks=(("", preflight.ppo_data),)),
     Step("report", ("pages", "annotations", "corpus", "tokenizer", "tokens", "base", "evaluation", "sft", "preferences",
                      "reward", "dpo", "ppo"), report),
 )  # fmt: skip
@@ -298,14 +298,14 @@ STANDARD = (
 CORPUS_STEPS = STANDARD[:3]
 OPTIONAL = (  # those that `standard` may name
     Step("grpo", ("tokenizer", "sft", "reward"), grpo, ("grpo", "preferences", "sft"), files=_prompts_and_reward("grpo"),
-          ahead=(("", preflight.grpo_data),)),
+          checks=(("", preflight.grpo_data),)),
 )  # fmt: skip
-ADDED = (  # that no standard run has: `[[steps]]` of a recipe adds them
+ADDED = (  # in no standard run: `[[steps]]` of a recipe adds them
     Step("long_context", ("corpus", "tokenizer", "tokens", "base"), long_context, ("long_context", "mixture"),
-          ahead=(("", preflight.long_context_is_for_decoders), ("tokens", preflight.long_context_has_text))),
+          checks=(("", preflight.long_context_is_for_decoders), ("tokens", preflight.long_context_has_text))),
     Step("vocabulary_sweep", ("corpus",), vocabulary_sweep),
 )  # fmt: skip
-# Before the base model of a run of base.minutes. What follows from it are the sizes, not the figures that they were chosen by.
-PLAN = Step("plan", ("corpus", "tokenizer", "tokens"), minutes.plan, ("base", "mixture"), content=minutes.chosen)
+# Comes before the base model in a run of base.minutes. Later steps depend on its sizes, not on the figures they follow from.
+PLAN = Step("plan", ("corpus", "tokenizer", "tokens"), minutes.plan, ("base", "mixture"), content=minutes.digest_of_chosen)
 # A kind of step is one of these under another name.
 KINDS = {step.name: step for step in (*STANDARD[:-1], *OPTIONAL, *ADDED, BENCHMARKS)}

@@ -13,7 +13,7 @@ from groundup.core.errors import UserError
 from groundup.core.plain_files import expanded
 from groundup.core.text import printable
 from groundup.pipeline import minutes, preflight
-from groundup.pipeline.dry_run import Forecast, finished
+from groundup.pipeline.dry_run import Forecast, finished_figures
 from groundup.pipeline.recipe import MODELS, PLANNED, Recipe, StepSettings, config_of, with_settings
 from groundup.pipeline.run import Run, Step, StepContext
 from groundup.pipeline.step_kinds import CORPUS_STEPS, KINDS, OPTIONAL, PLAN, STANDARD
@@ -21,10 +21,10 @@ from groundup.pipeline.step_times import LaterStep
 from groundup.pipeline.summary import summary
 
 Results = dict[str, Any]
-# The kinds of steps that an input may come from; of others the kind that is called like it.
+# The kinds of steps that an input may come from; any other input comes from the kind of its name.
 MODEL_KINDS = (*MODELS, "long_context")
-TAKEN = {"base": MODEL_KINDS, "sft": MODEL_KINDS, "model": MODEL_KINDS, "tokenizer": ("tokenizer", *MODEL_KINDS)}
-ENCODED = ("base", "sft", "tokens", "reward")  # inputs that are of one tokenizer, and no use with another
+ACCEPTED_KINDS = {"base": MODEL_KINDS, "sft": MODEL_KINDS, "model": MODEL_KINDS, "tokenizer": ("tokenizer", *MODEL_KINDS)}
+TOKENIZED_INPUTS = ("base", "sft", "tokens", "reward")  # inputs that belong to one tokenizer
 
 
 def steps_of(recipe: Recipe) -> tuple[Step, ...]:
@@ -40,30 +40,32 @@ def steps_of(recipe: Recipe) -> tuple[Step, ...]:
         given.setdefault("tokenizer", models[0])  # a model is used with the tokenizer that it was trained with
     if "tokens" in given and "tokenizer" not in given and not recipe.tokenizer.folder:
         raise UserError("given.tokens: say which tokenizer made them: add given.tokenizer, its folder")
-    at_hand: dict[str, str | Path] = dict(given)  # what steps can take, by name: a step, or a folder
-    steps = _standard_steps(recipe, at_hand)
-    for number, one in enumerate(recipe.steps, start=1):
-        steps.append(_added_step(recipe, one, f"steps {number} ({one.name})", at_hand, {step.name: step for step in steps}))
-        at_hand[one.name] = one.name
+    available: dict[str, str | Path] = dict(given)  # what steps can take, by name: a step, or a folder
+    steps = _standard_steps(recipe, available)
+    for number, added in enumerate(recipe.steps, start=1):
+        steps.append(
+            _added_step(recipe, added, f"steps {number} ({added.name})", available, {step.name: step for step in steps})
+        )
+        available[added.name] = added.name
     steps = [_with_its_tokenizer_checked(step) for step in steps]
     if recipe.base.minutes:
-        later = [LaterStep(one.name, one.kind or one.name, one.recipe or recipe) for one in _after_base(steps)]
-        steps = [replace(one, make=partial(minutes.plan, later=later)) if one.name == PLAN.name else one for one in steps]
+        later = [LaterStep(step.name, step.kind or step.name, step.recipe or recipe) for step in _after_base(steps)]
+        steps = [replace(step, make=partial(minutes.plan, later=later)) if step.name == PLAN.name else step for step in steps]
     if not steps:
         raise UserError("no step can run: give [pages], or in [given] what the steps before would make")
     return (*steps, replace(STANDARD[-1], needs=tuple(step.name for step in steps)))
 
 
 def _after_base(steps: list[Step]) -> list[Step]:
-    names = [one.name for one in steps]
+    names = [step.name for step in steps]
     return steps[names.index("base") + 1 :] if "base" in names else []
 
 
-def _standard_steps(recipe: Recipe, at_hand: dict[str, str | Path]) -> list[Step]:
-    steps, replaced = [], set(at_hand)
+def _standard_steps(recipe: Recipe, available: dict[str, str | Path]) -> list[Step]:
+    steps, replaced = [], set(available)
     if recipe.pages is None:
         replaced.add("pages")
-    if "corpus" in at_hand:
+    if "corpus" in available:
         replaced |= {"pages", "annotations"}
     for step in (*STANDARD[:-1], *OPTIONAL):
         name = step.name
@@ -72,73 +74,75 @@ def _standard_steps(recipe: Recipe, at_hand: dict[str, str | Path]) -> list[Step
             continue
         if name == "preferences" and recipe.standard is None and recipe.reward.data and recipe.dpo.data:
             continue  # nothing would be trained on those of the simulated annotator
-        if name == "base" and recipe.base.minutes and all(need in at_hand for need in PLAN.needs):
-            steps.append(replace(PLAN, bound={need: at_hand[need] for need in PLAN.needs if at_hand[need] != need}))
-            at_hand[PLAN.name] = PLAN.name
+        if name == "base" and recipe.base.minutes and all(need in available for need in PLAN.needs):
+            steps.append(replace(PLAN, bound={need: available[need] for need in PLAN.needs if available[need] != need}))
+            available[PLAN.name] = PLAN.name
         needs = _needs(step, recipe)
-        if missing := [need for need in needs if need not in at_hand]:
+        if missing := [need for need in needs if need not in available]:
             if recipe.standard is not None:
                 raise UserError(f"standard: step {name} needs {missing[0]}, which is neither among the steps nor given")
             continue
-        steps.append(replace(step, needs=needs, bound={need: at_hand[need] for need in needs if at_hand[need] != need}))
-        at_hand[name] = name
+        steps.append(replace(step, needs=needs, bound={need: available[need] for need in needs if available[need] != need}))
+        available[name] = name
     return steps
 
 
 def _added_step(
-    recipe: Recipe, one: StepSettings, where: str, at_hand: dict[str, str | Path], before: dict[str, Step]
+    recipe: Recipe, added: StepSettings, where: str, available: dict[str, str | Path], before: dict[str, Step]
 ) -> Step:
-    if one.kind not in KINDS:
-        raise UserError(f"{where}: no kind of step is called {one.kind!r}; known: {', '.join(KINDS)}")
-    if one.name in at_hand or one.name in [step.name for step in STANDARD]:
+    if added.kind not in KINDS:
+        raise UserError(f"{where}: no kind of step is called {added.kind!r}; known: {', '.join(KINDS)}")
+    if added.name in available or added.name in [step.name for step in STANDARD]:
         raise UserError(f"{where}: there is a step of this name already; choose another")
-    if one.name in (*KINDS, PLAN.name) and one.name != one.kind:
-        raise UserError(f"{where}: {one.name} is what steps of another kind are called; choose another name")
-    if one.kind == "base" and (recipe.base.minutes or "minutes" in one.settings):
+    if added.name in (*KINDS, PLAN.name) and added.name != added.kind:
+        raise UserError(f"{where}: {added.name} is what steps of another kind are called; choose another name")
+    if added.kind == "base" and (recipe.base.minutes or "minutes" in added.settings):
         raise UserError(f"{where}: base.minutes is for a run of one base model; give depth and tokens in its place")
-    own = with_settings(recipe, one.kind, one.settings, where) if one.settings else recipe
-    needs, bound = _needs(KINDS[one.kind], own), {}
-    for need, source in one.inputs.items():
+    step_recipe = with_settings(recipe, added.kind, added.settings, where) if added.settings else recipe
+    needs, bound = _needs(KINDS[added.kind], step_recipe), {}
+    for need, source in added.inputs.items():
         if need not in needs:
-            raise UserError(f"{where}: {one.kind} has no input {need!r}; its inputs are {', '.join(needs)}")
+            raise UserError(f"{where}: {added.kind} has no input {need!r}; its inputs are {', '.join(needs)}")
         if source.startswith(("/", "./", "../", "~")):
             bound[need] = expanded(source)
-        elif source in at_hand:
-            bound[need] = at_hand[source]
-            _check_kind(one.kind, need, source, before, where)
+        elif source in available:
+            bound[need] = available[source]
+            _check_kind(added.kind, need, source, before, where)
         else:
             raise UserError(f"{where}: no step {source!r} comes before it; a folder is written ./{source}")
     # A model, and tokens, are used with the tokenizer that they were made with.
-    made_with = [found for need in ENCODED if need in bound and (found := _made_with(need, bound[need], before))]
-    if made_with and "tokenizer" in needs:
-        bound.setdefault("tokenizer", made_with[0])
+    tokenizers = [
+        tokenizer for need in TOKENIZED_INPUTS if need in bound and (tokenizer := _made_with(need, bound[need], before))
+    ]
+    if tokenizers and "tokenizer" in needs:
+        bound.setdefault("tokenizer", tokenizers[0])
     for need in needs:
-        if need not in bound and need not in at_hand:
+        if need not in bound and need not in available:
             raise UserError(f"{where}: its input {need} is neither made nor given: add inputs.{need} = \"STEP or ./FOLDER\"")
-        bound.setdefault(need, at_hand.get(need, need))
-    for need in ENCODED if "tokenizer" in needs else ():
-        made, tokenizer = _made_with(need, bound.get(need), before), _made_with("tokenizer", bound["tokenizer"], before)
-        if isinstance(bound.get(need), str) and made and made != tokenizer:
-            said = f"{where}: its input {need} is of the tokenizer {made}, not of {tokenizer}"
-            raise UserError(f"{said}: add inputs.{need} or inputs.tokenizer, so that all are of one")
+        bound.setdefault(need, available.get(need, need))
+    for need in TOKENIZED_INPUTS if "tokenizer" in needs else ():
+        own, tokenizer = _made_with(need, bound.get(need), before), _made_with("tokenizer", bound["tokenizer"], before)
+        if isinstance(bound.get(need), str) and own and own != tokenizer:
+            problem = f"{where}: its input {need} is of the tokenizer {own}, not of {tokenizer}"
+            raise UserError(f"{problem}: add inputs.{need} or inputs.tokenizer, so that all are of one")
     folders = {need: str(bound[need]) for need in ("base", "sft") if isinstance(bound.get(need), Path)}
     for source in (bound.get(need) for need in ("base", "sft")):  # what continues a model keeps its chat template
         folders |= before[source].recipe.given if source in before and before[source].recipe else {}
     bound = {need: source for need, source in bound.items() if source != need}
-    own = own.model_copy(update={"given": {**folders, **recipe.given}})
-    return replace(KINDS[one.kind], name=one.name, needs=needs, kind=one.kind, bound=bound, recipe=own)
+    step_recipe = step_recipe.model_copy(update={"given": {**folders, **recipe.given}})
+    return replace(KINDS[added.kind], name=added.name, needs=needs, kind=added.kind, bound=bound, recipe=step_recipe)
 
 
 def _check_kind(kind: str, need: str, source: str, before: dict[str, Step], where: str) -> None:
-    """Raises UserError for a step that makes no such thing, which would show when it is read."""
+    """Raises UserError where the input cannot be a step of this kind, rather than when it is read."""
     made_by = before[source].kind or source if source in before else source
-    takes = ("sft",) if (kind, need) == ("preferences", "sft") else TAKEN.get(need, (need,))
+    takes = ("sft",) if (kind, need) == ("preferences", "sft") else ACCEPTED_KINDS.get(need, (need,))
     if made_by not in takes:
         raise UserError(f"{where}: its input {need} cannot be {source!r}, a step of kind {made_by}; it is of {', '.join(takes)}")
 
 
 def _made_with(need: str, source: str | Path | None, before: dict[str, Step]) -> str | Path | None:
-    """The tokenizer of what a step made, or the folder of a model, which holds its own; None where nobody can tell."""
+    """The tokenizer of an input: the name of a step, or the folder of a model, which holds its own; None where not known."""
     if isinstance(source, Path):
         return None if need == "tokens" else source
     step = before.get(source or "")
@@ -148,21 +152,27 @@ def _made_with(need: str, source: str | Path | None, before: dict[str, Step]) ->
 
 
 def _with_its_tokenizer_checked(step: Step) -> Step:
-    """Where a model comes from a folder and its tokenizer from elsewhere, they are compared as soon as both are there."""
-    folders = [need for need in ENCODED if need != "tokens" and need in step.needs and isinstance(step.source(need), Path)]
-    apart = [need for need in folders if step.source(need) != step.source("tokenizer")] if "tokenizer" in step.needs else []
-    return replace(step, ahead=(*step.ahead, ("tokenizer", partial(preflight.of_one_tokenizer, apart)))) if apart else step
+    """Where a model comes from a folder and the tokenizer from elsewhere, a check compares them as soon as both exist."""
+    folders = [
+        need for need in TOKENIZED_INPUTS if need != "tokens" and need in step.needs and isinstance(step.source(need), Path)
+    ]
+    others = [need for need in folders if step.source(need) != step.source("tokenizer")] if "tokenizer" in step.needs else []
+    return (
+        replace(step, checks=(*step.checks, ("tokenizer", partial(preflight.models_have_steps_tokenizer, others))))
+        if others
+        else step
+    )
 
 
 def _needs(step: Step, recipe: Recipe) -> tuple[str, ...]:
-    """A step's inputs, without those whose place files of the user's own take."""
+    """A step's inputs, without those that the user's own files replace."""
     kind = step.kind or step.name
     if kind == "base" and recipe.base.minutes:
         return (*step.needs, PLAN.name)
     if kind in ("ppo", "grpo") and getattr(recipe, kind).reward:
         return tuple(need for need in step.needs if need != "reward")
-    spared = {"sft": "corpus", "reward": "preferences", "dpo": "preferences"}.get(kind)
-    return tuple(need for need in step.needs if need != spared) if spared and getattr(recipe, kind).data else step.needs
+    replaced = {"sft": "corpus", "reward": "preferences", "dpo": "preferences"}.get(kind)
+    return tuple(need for need in step.needs if need != replaced) if replaced and getattr(recipe, kind).data else step.needs
 
 
 def dry(recipe: Recipe, folder: Path, steps: tuple[Step, ...]) -> Results:
@@ -171,15 +181,15 @@ def dry(recipe: Recipe, folder: Path, steps: tuple[Step, ...]) -> Results:
         sys.exit(0)
     plan = Run(folder, recipe, steps).plan()
     forecast = Forecast(recipe, folder, plan)
-    lines = [_resolved(recipe, steps), *forecast.lines]
-    lines += [f"{one.state:>5}  {one.step.name:<12} {one.reason}" for one in plan]
+    lines = [_resolved_toml(recipe, steps), *forecast.lines]
+    lines += [f"{planned.state:>5}  {planned.step.name:<12} {planned.reason}" for planned in plan]
     print(printable("\n".join(lines)), file=sys.stderr)
-    derived = {**finished(folder, plan), **forecast.derived}
-    rate = {"gflop_per_second": round(forecast.rate / 1e9, 1)} if forecast.rate else {}
-    return {"run": str(folder), "plan": {one.step.name: one.state for one in plan}, "derived": derived, **rate}
+    derived = {**finished_figures(folder, plan), **forecast.derived}
+    speed = {"gflop_per_second": round(forecast.flop_per_second / 1e9, 1)} if forecast.flop_per_second else {}
+    return {"run": str(folder), "plan": {planned.step.name: planned.state for planned in plan}, "derived": derived, **speed}
 
 
-def _resolved(recipe: Recipe, steps: tuple[Step, ...]) -> str:
+def _resolved_toml(recipe: Recipe, steps: tuple[Step, ...]) -> str:
     """Every setting of these steps, as TOML."""
     used = {section for step in steps for section in step.sections or (step.kind or step.name,)}
     content = {
@@ -201,7 +211,7 @@ def execute(recipe: Recipe, folder: Path, steps: tuple[Step, ...]) -> dict[str, 
     if _rank() > 0:
         _assist(recipe, folder, steps)
     manifests = Run(folder, recipe, steps).execute()
-    parallel.call("")  # where every model was there already, the others wait still
+    parallel.call("")  # where every model was there already, the others are still waiting
     return manifests
 
 
@@ -213,13 +223,13 @@ def run(recipe: Recipe, folder: Path) -> Results:
     by_step = {step.name: main_figures(step.kind or step.name, manifests[step.name]["results"]) for step in steps}
     figures: Results = {}
     for step in steps:
-        if found := by_step[step.name]:
-            figures |= {step.name: found} if step.kind else found
+        if step_figures := by_step[step.name]:
+            figures |= {step.name: step_figures} if step.kind else step_figures
     preferred = {name: figures.pop(name) for name in ("dpo", "ppo", "grpo") if name in figures}
     report = str(folder / manifests["report"]["results"]["report"])
-    skipped = {name: one["results"]["skipped"] for name, one in manifests.items() if "skipped" in one["results"]}
-    said = {name: {"skipped": reason} for name, reason in skipped.items()} | {"report": {"": report}}
-    show(seconds, by_step | said)
+    skipped = {name: manifest["results"]["skipped"] for name, manifest in manifests.items() if "skipped" in manifest["results"]}
+    notes = {name: {"skipped": reason} for name, reason in skipped.items()} | {"report": {"": report}}
+    show_summary(seconds, by_step | notes)
     return {
         "run": str(folder),
         "report": report,
@@ -228,8 +238,8 @@ def run(recipe: Recipe, folder: Path) -> Results:
     }
 
 
-def show(seconds: dict[str, float], figures: dict[str, Results]) -> None:
-    """The table at the end, for people, unless they want it quiet."""
+def show_summary(seconds: dict[str, float], figures: dict[str, Results]) -> None:
+    """Print the table at the end for people, unless the run is quiet."""
     if (log.terminal_level() or 0) <= logging.INFO:
         print(printable(f"\n{summary(seconds, figures)}\n"), file=sys.stderr, flush=True)
 
@@ -255,27 +265,27 @@ def main_figures(kind: str, results: Results) -> Results:
     if kind == "benchmarks":
         from groundup.evaluation.leaderboard import headline
 
-        return {one["task"]: headline(one)[1]["value"] for one in results["results"][: len(results["tasks"])]}
+        return {result["task"]: headline(result)[1]["value"] for result in results["results"][: len(results["tasks"])]}
     if kind == "evaluation":
         return {
             "bits_per_byte": results["bits_per_byte"]["overall"],
             "sentence_pairs": results["sentence_pairs"]["all"]["accuracy"] if results["sentence_pairs"] else None,
             "multiple_choice": {
-                how: one["accuracy"] for how, one in (results["multiple_choice"] or {}).items() if isinstance(one, dict)
+                how: score["accuracy"] for how, score in (results["multiple_choice"] or {}).items() if isinstance(score, dict)
             },
         }
     if kind == "sft":
-        found = results["held_out"]
-        overlap = {name: one["overlap"] for name, one in found["overlap"].items()}
-        return {"sft_overlap": overlap, "sft_answer_loss": found["answer_loss"]}
+        held_out = results["held_out"]
+        overlap = {name: score["overlap"] for name, score in held_out["overlap"].items()}
+        return {"sft_overlap": overlap, "sft_answer_loss": held_out["answer_loss"]}
     if kind == "reward":
         return {"reward_accuracy": results["accuracy"]["accuracy"]}
     if kind in ("dpo", "ppo", "grpo"):
-        if not (found := results["against_sft"]):
+        if not (comparison := results["against_sft"]):
             return {}
         return {kind: {
-            **{key: found[key] for key in ("win_rate", "low", "high", "mean_words")},
-            "sft_mean_words": found["baseline_mean_words"],
+            **{key: comparison[key] for key in ("win_rate", "low", "high", "mean_words")},
+            "sft_mean_words": comparison["baseline_mean_words"],
         }}  # fmt: skip
     return {}
 
@@ -291,8 +301,8 @@ def run_to_corpus(recipe: Recipe, folder: Path) -> Results:
     results = manifests["corpus"]["results"]
     seconds = {name: manifest["seconds"] for name, manifest in manifests.items()}
     sizes = {name: results[name] for name in ("left", "train", "held_out")}
-    show(seconds, {"corpus": {name: {"documents": one["documents"]} for name, one in sizes.items()}})
-    found = {
+    show_summary(seconds, {"corpus": {name: {"documents": size["documents"]} for name, size in sizes.items()}})
+    figures = {
         "out": str(folder),
         "documents": str(folder / "corpus" / "documents.parquet"),
         "seconds": seconds,
@@ -303,10 +313,10 @@ def run_to_corpus(recipe: Recipe, folder: Path) -> Results:
     }
     if recipe.mixture.weights:
         words = {domain: sizes["words"] for domain, sizes in results["train"]["by_domain"].items()}
-        found["mixture"] = mixture.report(
+        figures["mixture"] = mixture.report(
             mixture.plan(words, recipe.mixture.weights, sum(words.values()), recipe.mixture.max_repeats)
         )
-    return found
+    return figures
 
 
 def _rank() -> int:
@@ -315,7 +325,7 @@ def _rank() -> int:
 
 
 def _assist(recipe: Recipe, folder: Path, steps: tuple[Step, ...]) -> NoReturn:
-    """What torchrun's other processes do: wait for the first to train, help it each time, and say nothing."""
+    """What torchrun's other processes do: wait until the first trains, train with it, each time, and log nothing."""
     from groundup.training import parallel
 
     logging.disable()
@@ -325,5 +335,5 @@ def _assist(recipe: Recipe, folder: Path, steps: tuple[Step, ...]) -> NoReturn:
         try:
             step.make(StepContext(step.recipe or recipe, folder / f"{work}.partial", step.inputs(folder), work))
         except UserError:
-            sys.exit(2)  # the first process has met it too, and says it
+            sys.exit(2)  # the first process raises the same error, and reports it
     sys.exit(0)

@@ -1,7 +1,7 @@
-"""Figures: plain data in, an SVG element out, to stand inside an HTML page.
+"""Figures: plain data in, an SVG element for an HTML page out.
 
-They are drawn small, so that a phone shows them at their own size, and in colours that the page's style sheet gives
-(`--ink`, `--series-1`, ...), so that they follow it from light to dark. The same data gives the same bytes: element ids
+They are drawn small, so that a phone shows them at their own size. Their colours are variables of the page's style sheet
+(`--ink`, `--series-1`, ...), so they follow it from light to dark. The same data gives the same bytes: element ids
 come from the figure's name, fonts from matplotlib itself, and no date is written.
 """
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 WIDTH = 4.4  # inches; with fonts of 9 points, readable at the width of a phone
 SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
-DRAWN_POINTS = 800  # of a series; more cannot be told apart at this width
+DRAWN_POINTS = 800  # of a series; more cannot be distinguished at this width
 
-# Colours that nobody would choose stand for the style sheet's until the figure is written.
+# Placeholders of the style sheet's colours, which replace them when the figure is written; nobody would choose these.
 INK, MUTED, RULE, PAPER = "#00000a", "#00000b", "#00000c", "#00000d"
 SERIES = ("#0000c1", "#0000c2", "#0000c3", "#0000c4", "#0000c5")
 _VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", PAPER: "--paper"} | {
@@ -36,19 +36,19 @@ Sizes = Mapping[str, Mapping[str, int]]  # domain -> {"documents", "bytes"}
 
 
 def funnel(name: str, steps: Sequence[tuple[str, Sizes]]) -> str:
-    """Stacked bars of documents and megabytes by domain: one line a step, (its name, what is left after it)."""
+    """Stacked bars of documents and megabytes by domain: one line per step, (its name, what remains after it)."""
     domains = sorted({domain for _, sizes in steps for domain in sizes})
     with _drawing(1.0 + 0.2 * len(steps)) as figure:
         panels = figure.subplots(1, 2, sharey=True)
         for axes, key, unit, label in zip(panels, ("documents", "bytes"), (1, 1e6), ("documents", "MB"), strict=True):
-            left = [0.0] * len(steps)
+            starts = [0.0] * len(steps)
             for number, domain in enumerate(domains):
                 widths = [sizes.get(domain, {}).get(key, 0) / unit for _, sizes in steps]
-                axes.barh(range(len(steps)), widths, left=left, height=0.62, color=_colour(number), label=domain)
-                left = [start + width for start, width in zip(left, widths, strict=True)]
-            for place, total in enumerate(left):
-                axes.annotate(_short(total), (total, place), (2, 0), textcoords="offset points", va="center", size=8)
-            axes.set_xlim(0, max([*left, 1e-9]) * 1.35)
+                axes.barh(range(len(steps)), widths, left=starts, height=0.62, color=_colour(number), label=domain)
+                starts = [start + width for start, width in zip(starts, widths, strict=True)]
+            for row, total in enumerate(starts):
+                axes.annotate(_short(total), (total, row), (2, 0), textcoords="offset points", va="center", size=8)
+            axes.set_xlim(0, max([*starts, 1e-9]) * 1.35)
             axes.set_title(label, size=9)
             axes.grid(axis="y", visible=False)
             axes.xaxis.set_major_locator(_few_ticks())
@@ -65,7 +65,7 @@ def loss(
     tokens: Sequence[float],
     losses: Sequence[float],
     held_out: Sequence[tuple[float, float]],
-    rates: Sequence[float],
+    lrs: Sequence[float],
 ) -> str:
     """Training loss against millions of tokens, raw and smoothed, with held-out points; the learning rate below it."""
     with _drawing(3.1) as figure:
@@ -79,7 +79,7 @@ def loss(
             )
         upper.set_ylabel("loss, nats per token")
         upper.legend()
-        lower.plot(*_thinned(tokens, rates), color=MUTED, linewidth=1.2)
+        lower.plot(*_thinned(tokens, lrs), color=MUTED, linewidth=1.2)
         lower.set_ylim(0, 1.1)
         lower.set_ylabel("learning rate")
         lower.set_xlabel("millions of tokens read")
@@ -90,27 +90,27 @@ def intervals(
     name: str,
     rows: Sequence[tuple[str, float, float | None, float | None]],
     label: str,
-    line: tuple[str, float] | None = None,
+    reference: tuple[str, float] | None = None,
     percent: bool = True,
 ) -> str:
-    """One line a row (name, value, low, high): a point, the interval around it if there is one, a reference line."""
+    """One line per row (name, value, low, high): a point, the interval around it if there is one, and a reference line."""
     scale = 100 if percent else 1
     with _drawing(0.9 + 0.27 * len(rows)) as figure:
         axes = figure.subplots()
-        for place, (_, value, low, high) in enumerate(rows):
+        for y, (_, value, low, high) in enumerate(rows):
             colour = SERIES[0] if low is not None else MUTED
             if low is not None and high is not None:
-                axes.plot([low * scale, high * scale], [place, place], color=colour, linewidth=3, alpha=0.35)
-            axes.plot([value * scale], [place], "o", color=colour, markersize=5)
+                axes.plot([low * scale, high * scale], [y, y], color=colour, linewidth=3, alpha=0.35)
+            axes.plot([value * scale], [y], "o", color=colour, markersize=5)
             text = f"{value * scale:.0f} %" if percent else f"{value:.2f}"
-            axes.annotate(text, (value * scale, place), (0, 5), textcoords="offset points", ha="center", size=8, bbox=_ON_PAPER)
-        if line:
-            axes.axvline(line[1] * scale, color=SERIES[1], linewidth=1, linestyle="--", label=line[0])
+            axes.annotate(text, (value * scale, y), (0, 5), textcoords="offset points", ha="center", size=8, bbox=_ON_PAPER)
+        if reference:
+            axes.axvline(reference[1] * scale, color=SERIES[1], linewidth=1, linestyle="--", label=reference[0])
             figure.legend(loc="outside upper right")
         axes.set_yticks(range(len(rows)), [row[0] for row in rows])
         axes.set_ylim(len(rows) - 0.5, -0.7)
-        found = [number for row in rows for number in row[1:] if number is not None and math.isfinite(number)]
-        start, end = _span([number * scale for number in [*found, *([line[1]] if line else [])]], percent)
+        numbers = [number for row in rows for number in row[1:] if number is not None and math.isfinite(number)]
+        start, end = _span([number * scale for number in [*numbers, *([reference[1]] if reference else [])]], percent)
         axes.set_xlim(start, end)
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel(label if start <= 0 else f"{label}\nthe axis begins at {start:g}, not at 0")
@@ -121,7 +121,7 @@ Points = Mapping[str, Sequence[tuple[float, float]]]  # of each group
 
 
 def scatter(name: str, groups: Points, x_label: str, y_label: str, lines: Points | None = None) -> str:
-    """Points of each group, over whole numbers, and in the colour of some of them a line."""
+    """Points of each group, over whole numbers, and for some groups a line in the same colour."""
     with _drawing(2.6) as figure:
         axes = figure.subplots()
         for number, (group, points) in enumerate(groups.items()):
@@ -138,15 +138,15 @@ def scatter(name: str, groups: Points, x_label: str, y_label: str, lines: Points
 
 
 def reliability(name: str, bins: Sequence[Mapping[str, float]], label: str) -> str:
-    """Share right against confidence, both in %, a point a bin, larger for more questions; calibrated is the diagonal."""
+    """Accuracy against confidence, both in %: a point per bin, larger for more questions; the diagonal is calibrated."""
     with _drawing(2.8) as figure:
         axes = figure.subplots()
         axes.plot([0, 100], [0, 100], color=MUTED, linewidth=1, linestyle="--", label="as sure as right")
-        most = max(one["n"] for one in bins)
-        xs, ys = ([100 * one[key] for one in bins] for key in ("confidence", "accuracy"))
+        largest = max(group["n"] for group in bins)
+        xs, ys = ([100 * group[key] for group in bins] for key in ("confidence", "accuracy"))
         axes.plot(xs, ys, color=SERIES[0], linewidth=1, label=label)
-        for x, y, one in zip(xs, ys, bins, strict=True):
-            axes.plot([x], [y], "o", color=SERIES[0], markersize=3 + 6 * math.sqrt(one["n"] / most), clip_on=False)
+        for x, y, group in zip(xs, ys, bins, strict=True):
+            axes.plot([x], [y], "o", color=SERIES[0], markersize=3 + 6 * math.sqrt(group["n"] / largest), clip_on=False)
         axes.set_xlabel("confidence in the choice, %")
         axes.set_ylabel("of these right, %")
         figure.legend(loc="outside upper right", ncols=2)
@@ -156,7 +156,7 @@ def reliability(name: str, bins: Sequence[Mapping[str, float]], label: str) -> s
 def curve(
     name: str, points: Sequence[tuple[float, float, float]], x_label: str, y_label: str, marked: float
 ) -> str:
-    """Points (x, y, half of the interval around y) joined by a line over powers of two; the one at `marked` stands out."""
+    """Points (x, y, half of the interval around y) joined by a line over powers of two; the point at x `marked` is circled."""
     xs, ys, errors = zip(*points, strict=True)
     with _drawing(2.6) as figure:
         axes = figure.subplots()
@@ -168,10 +168,10 @@ def curve(
         return _svg(figure, name)
 
 
-def vocabulary(found: dict[str, Any]) -> str:
+def vocabulary(sweep: dict[str, Any]) -> str:
     """Bits per byte over the sizes of a vocabulary sweep."""
-    points = [(row["vocabulary"], row["bits_per_byte"]["all"], Z95 * row["standard_error"]) for row in found["sizes"]]
-    return curve("sweep", points, "tokens in the vocabulary", "bits per byte, held out", found["recommended"])
+    points = [(row["vocabulary"], row["bits_per_byte"]["all"], Z95 * row["standard_error"]) for row in sweep["sizes"]]
+    return curve("sweep", points, "tokens in the vocabulary", "bits per byte, held out", sweep["recommended"])
 
 
 def law(
@@ -207,26 +207,29 @@ def residuals(name: str, points: Sequence[tuple[float, float]], x_label: str, y_
         return _svg(figure, name)
 
 
-def architectures(name: str, found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Of each architecture its runs, (FLOP, loss), and its loss over the tokens of context: at most 2, 4, 8, ... of them."""
+def architectures(name: str, compared: Mapping[str, Mapping[str, Any]]) -> str:
+    """The runs of each architecture, (FLOP, loss), and its loss by position in the context: up to 2, 4, 8, ..."""
     with _drawing(3.0) as figure:
-        runs, places = figure.subplots(1, 2)
-        for number, (label, one) in enumerate(found.items()):
-            xs, ys = zip(*one["points"], strict=True)
+        runs, by_context = figure.subplots(1, 2)
+        for number, (label, results) in enumerate(compared.items()):
+            xs, ys = zip(*results["points"], strict=True)
             runs.plot(xs, ys, "os"[number % 2], color=_colour(number), markersize=4, label=label)
-            ends = [2 ** (place + 1) for place in range(len(one["by_place"]))]
-            places.plot(ends, one["by_place"], "os"[number % 2] + "-", color=_colour(number), markersize=4, linewidth=1.2)
+            ends = [2 ** (exponent + 1) for exponent in range(len(results["by_place"]))]
+            by_context.plot(ends, results["by_place"], "os"[number % 2] + "-", color=_colour(number), markersize=4, linewidth=1.2)
         _powers_of_ten(runs)
         runs.set_yscale("log")
         runs.yaxis.set_major_locator(_few_ticks())
         runs.yaxis.set_minor_locator(_few_ticks())
         runs.yaxis.set_major_formatter("{x:.1f}")
         runs.yaxis.set_minor_formatter("")
-        _doublings(places, [2 ** (place + 1) for place in range(max(len(one["by_place"]) for one in found.values()))])
-        for axes, label in ((runs, "FLOP"), (places, "tokens of context, at most")):
+        _doublings(
+            by_context,
+            [2 ** (exponent + 1) for exponent in range(max(len(results["by_place"]) for results in compared.values()))],
+        )
+        for axes, label in ((runs, "FLOP"), (by_context, "tokens of context, at most")):
             axes.set_xlabel(label)
             axes.set_ylabel("loss, nats a token")
-        figure.legend(loc="outside upper right", ncols=len(found))
+        figure.legend(loc="outside upper right", ncols=len(compared))
         return _svg(figure, name)
 
 
@@ -238,7 +241,7 @@ def panels(
     held_out: Mapping[str, Sequence[tuple[float, float]]] | None = None,
     epoch_ends: Sequence[float] = (),
 ) -> str:
-    """One small plot a series, above each other, over the same xs, with points of held-out rows and lines between epochs."""
+    """One small plot per series, above each other, over the same xs, with points of held-out rows and lines between epochs."""
     marker = "o" if len(xs) < 15 else ""
     with _drawing(0.5 + 1.05 * len(series) + (0.25 if held_out else 0)) as figure:
         plots = figure.subplots(len(series), 1, sharex=True, squeeze=False)[:, 0]
@@ -298,7 +301,7 @@ def _drawing(height: float) -> "Iterator[Figure]":
 
 
 def _svg(figure: "Figure", name: str) -> str:
-    """The figure as an element for HTML: no prologue, no style of its own, ids that no other figure has."""
+    """The figure as an element for HTML: without prologue and style, with ids that no other figure has."""
     import matplotlib
 
     matplotlib.rcParams["svg.hashsalt"] = name
@@ -315,7 +318,7 @@ def _svg(figure: "Figure", name: str) -> str:
 
 
 def as_file(svg: str) -> str:
-    """A figure as a picture by itself, in the report's colours, of light and of dark screens."""
+    """A figure as a file of its own, in the report's colours for light and for dark screens."""
     style = (Path(__file__).parent / "report.css").read_text(encoding="utf-8").partition("\n* {")[0].replace("screen and ", "")
     spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
     width, height = svg.partition('viewBox="0 0 ')[2].partition('"')[0].split()
@@ -325,21 +328,21 @@ def as_file(svg: str) -> str:
 
 
 def _span(values: Sequence[float], percent: bool) -> tuple[float, float]:
-    """Where an axis begins and ends: around the values, with a quarter more on both sides, to see what differs a little.
+    """Start and end of an axis: around the values, with a quarter more on both sides, so that small differences are visible.
 
-    It is never narrower than ten percent points, or a tenth of the largest value: nothing is to look like much. Where
-    zero is near, it is on it, and no percentage below 0 or above 100.
+    It is never narrower than ten percent points, or a tenth of the largest value, so that a tiny difference does not look
+    large. It includes zero where that is near, and no percentage below 0 or above 100.
     """
     if not values:
         return 0.0, 1.0
     low, high = min(values), max(values)
-    least = 10.0 if percent else max(0.1 * high, 1e-9)
-    room = max((high - low) / 4, (least - (high - low)) / 2)
-    unit = 5.0 if percent else 10.0 ** math.floor(math.log10(high - low + 2 * room)) / 10
-    end = min(high + room, 100.0) if percent else high + room
-    start = max(math.floor(min(low - room, end - least) / unit) * unit, 0.0)
-    end = max(end, start + least)
-    beyond = 0.02 * (end - start)  # for the half of a point
+    min_width = 10.0 if percent else max(0.1 * high, 1e-9)
+    margin = max((high - low) / 4, (min_width - (high - low)) / 2)
+    unit = 5.0 if percent else 10.0 ** math.floor(math.log10(high - low + 2 * margin)) / 10
+    end = min(high + margin, 100.0) if percent else high + margin
+    start = max(math.floor(min(low - margin, end - min_width) / unit) * unit, 0.0)
+    end = max(end, start + min_width)
+    beyond = 0.02 * (end - start)  # for half of a point's mark
     return (start or -beyond), (end + beyond if percent and end == 100 else end)
 
 
@@ -348,7 +351,7 @@ def _colour(number: int) -> str:
 
 
 def _powers_of_ten(axes: Any) -> None:
-    """A logarithmic x axis. matplotlib's own labels are formulas, which are off as foreign text could be taken for one."""
+    """A logarithmic x axis. matplotlib's labels are formulas, which are switched off: foreign text could be read as one."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     def power(value: float, position: int) -> str:
@@ -382,16 +385,16 @@ def _thinned(xs: Sequence[float], ys: Sequence[float]) -> tuple[Sequence[float],
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
-    """Mean of the values around each, of a fifteenth of the series or as far as half the way to its start.
+    """The mean around each value: of a fifteenth of the series, less near the start, where it reaches half of the way there.
 
-    A mean that only looks back, exponential or not, lies above every point where a loss falls. Gaps are carried over.
+    A mean that only looks back, exponential or not, lies above every point where a loss falls. A gap takes the mean before it.
     """
     sums = [0.0, *accumulate(value if math.isfinite(value) else 0.0 for value in values)]
     counts = [0, *accumulate(math.isfinite(value) for value in values)]
     smooth = [math.nan]
-    for place in range(len(values)):
-        reach = min(len(values) // 30, place // 2)
-        first, end = place - reach, min(len(values), place + reach + 1)
+    for index in range(len(values)):
+        reach = min(len(values) // 30, index // 2)
+        first, end = index - reach, min(len(values), index + reach + 1)
         count = counts[end] - counts[first]
         smooth.append((sums[end] - sums[first]) / count if count else smooth[-1])
     return smooth[1:]

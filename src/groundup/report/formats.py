@@ -36,9 +36,9 @@ def decimals(value: float, places: int = 2) -> str:
     return f"{value:,.{places}f}".replace("-", "−") if math.isfinite(value) else "not measured"
 
 
-def interval(one: dict[str, float]) -> str:
-    """Of shares: '12 to 15 %'."""
-    return f"{percent(one['low']).removesuffix(chr(0xA0) + '%')} to {percent(one['high'])}"
+def interval(estimate: dict[str, float]) -> str:
+    """The interval of a share: '12 to 15 %'."""
+    return f"{percent(estimate['low']).removesuffix(chr(0xA0) + '%')} to {percent(estimate['high'])}"
 
 
 def seconds(value: float) -> str:
@@ -50,7 +50,7 @@ def comparison(
 ) -> dict[str, str]:
     """A line of the summary. `ahead`: by how much the result is better than the other, with its 95 % interval.
 
-    In points of a hundred these are given as shares.
+    Where the unit is points, of a hundred, these are shares.
     """
     scale, places = (100, 1) if unit == "points" else (1, 2)
     amount = f"{decimals(scale * ahead, places)} {unit}"

@@ -14,18 +14,18 @@ COLUMNS = (("Rank", "n"), ("Model", ""), ("Figure", "n"), ("95 %", "n"), ("Tied 
 
 
 def write(board: Path, page: Path) -> dict[str, Any]:
-    """`page` of the leaderboard `board`; {"page", "rows", "tasks", "passed_over"}. Raises UserError as `load` does."""
+    """Write `page` of the leaderboard `board`; {"page", "rows", "tasks", "passed_over"}. Raises UserError as `load` does."""
     from markupsafe import Markup
 
-    rows, said = load(board)
-    found = standings(rows, board.parent)
+    rows, notes = load(board)
+    by_task = standings(rows, board.parent)
     script = (HERE / "leaderboard.js").read_text(encoding="utf-8")
     text = render(
         "leaderboard.html.jinja",
         {
             "rows": len(rows),
-            "said": said,
-            "standings": found,
+            "notes": notes,
+            "standings": by_task,
             "columns": COLUMNS,
             "style": Markup((HERE / "report.css").read_text(encoding="utf-8")),
             "script": Markup(script),
@@ -33,4 +33,4 @@ def write(board: Path, page: Path) -> dict[str, Any]:
         },
     )
     write_text(page, text)
-    return {"page": str(page), "rows": len(rows), "tasks": [one["task"] for one in found], "passed_over": said}
+    return {"page": str(page), "rows": len(rows), "tasks": [task["task"] for task in by_task], "passed_over": notes}

@@ -1,12 +1,12 @@
 // The next-token view: every table is in the page, and the last of each text is shown; a token's button shows its own.
 for (const view of document.querySelectorAll(".next")) {
   const buttons = view.querySelectorAll("button"), tables = view.querySelectorAll("table");
-  for (const [place, button] of buttons.entries()) {
+  for (const [index, button] of buttons.entries()) {
     button.disabled = false;
     button.addEventListener("click", () => {
       for (const [other, table] of tables.entries()) {
-        table.hidden = other !== place;
-        buttons[other].setAttribute("aria-pressed", String(other === place));
+        table.hidden = other !== index;
+        buttons[other].setAttribute("aria-pressed", String(other === index));
       }
     });
   }

@@ -1,4 +1,4 @@
-"""A run, as far as it went -> one HTML page that needs nothing else, and the recipe that makes it again beside it.
+"""A run, of whichever steps -> one HTML page that needs no other file, and beside it the recipe that makes the run again.
 
 A section of the page is a module and a template in `sections/`, which holds its words; `report.html.jinja` puts them
 together. Text from pages and models is anybody's: it is escaped by the templates, shown as text and never as a link,
@@ -43,18 +43,18 @@ def write(path: Path, recipe: dict[str, Any], inputs: dict[str, Path]) -> None:
 def gather(run: RunResults) -> dict[str, Any]:
     """Everything that the page shows, as plain data; figures are SVG elements."""
     skipped = {name: results["skipped"] for name, results in run.results.items() if "skipped" in results}
-    there = {name: folder for name, folder in run.folders.items() if name not in skipped}
-    kinds = {one["name"]: one["kind"] for one in run.recipe.get("steps", ()) if one["name"] in there}  # of added steps
-    standard = replace(run, folders={name: folder for name, folder in there.items() if name not in kinds})
+    folders = {name: folder for name, folder in run.folders.items() if name not in skipped}
+    kinds = {step["name"]: step["kind"] for step in run.recipe.get("steps", ()) if step["name"] in folders}  # of added steps
+    standard = replace(run, folders={name: folder for name, folder in folders.items() if name not in kinds})
     sections = {}
     for section in SECTIONS:
         if not section.STAGES or any(stage in standard.folders for stage in section.STAGES):
             sections[_template(section)] = _section(section, standard)
     added = {}
     for name, kind in kinds.items():
-        if section := next((one for one in SECTIONS if kind in one.STAGES), None):
+        if section := next((module for module in SECTIONS if kind in module.STAGES), None):
             added[name] = f"{_template(section)}-{name}"
-            sections[added[name]] = _of_added_step(section, run, name, kind, there)
+            sections[added[name]] = _section_of_added_step(section, run, name, kind, folders)
     seconds = {name: time for name, time in run.seconds.items() if name not in skipped}
     return {
         "name": visible(run.recipe["name"]), "seconds": seconds, "skipped": skipped, "sections": sections, "added": added,
@@ -76,23 +76,23 @@ def _section(section: Any, run: RunResults) -> dict[str, Any]:
         ) from None
 
 
-def _of_added_step(section: Any, run: RunResults, name: str, kind: str, there: dict[str, Path]) -> dict[str, Any]:
-    """The section of a step that the recipe adds: that of its kind, with its own results, settings and inputs."""
-    key = read_manifest(there[name])["key"]
-    made = {read_manifest(folder)["digest"]: folder for folder in there.values()}
-    inputs = {need: made[found] for need, found in key.get("inputs", {}).items() if found in made}
+def _section_of_added_step(section: Any, run: RunResults, name: str, kind: str, folders: dict[str, Path]) -> dict[str, Any]:
+    """The section of a step that the recipe adds: the section of its kind, with the step's results, settings and inputs."""
+    key = read_manifest(folders[name])["key"]
+    by_digest = {read_manifest(folder)["digest"]: folder for folder in folders.values()}
+    inputs = {need: by_digest[digest] for need, digest in key.get("inputs", {}).items() if digest in by_digest}
     settings = key.get("recipe", {}).get(kind, run.recipe[kind])
-    own = replace(run, folders={**inputs, kind: there[name]}, recipe={**run.recipe, kind: settings})
-    found = _section(section, own)
-    return found | {
-        "title": f"{found['title']}: {name}",
-        "compared": [{**line, "question": f"{name}: {line['question']}"} for line in found.get("compared", [])],
-        "facts": [(f"{name}: {what}", value) for what, value in found.get("facts", [])],
+    step_run = replace(run, folders={**inputs, kind: folders[name]}, recipe={**run.recipe, kind: settings})
+    content = _section(section, step_run)
+    return content | {
+        "title": f"{content['title']}: {name}",
+        "compared": [{**line, "question": f"{name}: {line['question']}"} for line in content.get("compared", [])],
+        "facts": [(f"{name}: {what}", value) for what, value in content.get("facts", [])],
     }
 
 
 def templates(folder: Path) -> "Environment":
-    """The page templates of a folder: everything that is put into them is escaped, and nothing may be missing."""
+    """The page templates of a folder: every value that they show is escaped, and a missing one raises."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -102,7 +102,7 @@ def templates(folder: Path) -> "Environment":
     return environment
 
 
-def render(found: dict[str, Any]) -> str:
+def render(page: dict[str, Any]) -> str:
     """What `gather` found -> HTML."""
     from markupsafe import Markup
 
@@ -118,15 +118,15 @@ def render(found: dict[str, Any]) -> str:
     script = (HERE / "report.js").read_text(encoding="utf-8")
     parts = {
         name: Markup(environment.get_template(f"sections/{section['template']}.html.jinja").render(section))
-        for name, section in found["sections"].items()
+        for name, section in page["sections"].items()
     }
-    for name, section in found["added"].items():  # the drawings of two steps of a kind have the same names
+    for name, section in page["added"].items():  # the drawings of two steps of a kind have the same ids
         parts[section] = Markup(REFERENCE.sub(rf"\1{name}-", parts[section]))
     return environment.get_template("report.html.jinja").render(
-        **found,
+        **page,
         parts=parts,
         style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
-        # The page's own script alone may run: whatever came in with foreign text has another digest.
+        # Only the page's own script may run: a script in foreign text has another digest.
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )

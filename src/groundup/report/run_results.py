@@ -15,7 +15,7 @@ SHOWN_ANSWER = 400  # characters
 
 @dataclass(frozen=True)
 class RunResults:
-    """`folders`: of the finished stages, in the order of the run. What is read of them can be shown: see `visible`.
+    """`folders`: of the finished stages, in the order of the run. The results read from them are safe to show: see `visible`.
 
     `page`: the folder that the page will be in.
     """
@@ -44,12 +44,12 @@ class RunResults:
 
 
 def shown(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """Samples as the page has them."""
+    """Samples as the page shows them: visible characters, and long ones cut."""
     return [{key: visible(_cut(str(value))) for key, value in row.items()} for row in rows]
 
 
 def column(rows: list[dict[str, Any]], name: str) -> list[float]:
-    return [float(row[name]) for row in rows]  # what was not finite is on file as "nan" or "inf"
+    return [float(row[name]) for row in rows]  # the file has "nan" or "inf" for a value that is not finite
 
 
 def measured(rows: list[dict[str, Any]], name: str, scale: float = 1.0) -> list[tuple[float, float]]:

@@ -1,4 +1,4 @@
-"""The metrics of a run for TensorBoard, which reads event files; the truth stays in metrics.jsonl."""
+"""The metrics of a run for TensorBoard, which reads event files; metrics.jsonl remains the source."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ from groundup.core.seals import verify
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
-SUFFIX = ".groundup"  # of our event files, which are written anew by each call
+SUFFIX = ".groundup"  # of our event files; each call writes them anew
 
 
 def export(run: Path, out: Path, follow: bool = False) -> dict[str, Any]:
@@ -26,17 +26,17 @@ def export(run: Path, out: Path, follow: bool = False) -> dict[str, Any]:
         raise UserError("tensorboard is not installed; pip install 'groundup[tensorboard]'") from None
     if not run.is_dir():
         raise UserError(f"{run}: no such run folder")
-    if not (_trainings(run) or follow):
+    if not (_metrics_files(run) or follow):
         raise UserError(f"{run}: no metrics.jsonl of a training in it yet; following waits for one")
     writers: dict[str, SummaryWriter] = {}
     written: dict[str, list[dict[str, Any]]] = {}
     logger.info(f"tensorboard --logdir {out}")
     try:
         while True:
-            for name, path in _trainings(run).items():
+            for name, path in _metrics_files(run).items():
                 rows = _rows(path)
-                if path.is_file():  # also where no whole line is left of it
-                    verify(_made_by(path), "*metrics.jsonl")
+                if path.is_file():  # also where it has no whole line
+                    verify(_training_folder(path), "*metrics.jsonl")
                 if not rows:
                     continue
                 if name not in writers or rows[0] != written[name][0]:  # or the stage is made again, differently
@@ -60,22 +60,22 @@ def export(run: Path, out: Path, follow: bool = False) -> dict[str, Any]:
             writer.close()
 
 
-def _trainings(run: Path) -> dict[str, Path]:
-    """Of each stage, finished or at work."""
-    found = sorted([*run.glob("*/metrics.jsonl"), *run.glob("*/training/metrics.jsonl")])  # of an encoder, of a step
-    return {_made_by(path).relative_to(run).as_posix().replace(".partial", "", 1): path for path in found}
+def _metrics_files(run: Path) -> dict[str, Path]:
+    """The name and metrics.jsonl of each training, finished or at work."""
+    paths = sorted([*run.glob("*/metrics.jsonl"), *run.glob("*/training/metrics.jsonl")])  # of an encoder, of a step
+    return {_training_folder(path).relative_to(run).as_posix().replace(".partial", "", 1): path for path in paths}
 
 
-def _made_by(path: Path) -> Path:
+def _training_folder(path: Path) -> Path:
     """The folder of a training of which `path` are the metrics."""
     return path.parents[1] if path.parent.name == "training" else path.parent
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    """The whole lines; the last may be in the making."""
+    """The rows of the whole lines; the last line may be incomplete."""
     try:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
-    except FileNotFoundError:  # the stage was finished meanwhile, and its folder has its other name
+    except FileNotFoundError:  # the step was finished meanwhile, and its folder renamed
         return []
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not lines of JSON: {error}") from None

@@ -1,4 +1,4 @@
-"""Data -> one HTML page that needs nothing else; tokens and texts are anybody's and are escaped by the template."""
+"""Data -> one HTML page that needs no other file. Tokens and texts are untrusted: the template escapes them."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from groundup.report.report import templates
 _MARKS = {ord(" "): "␣", ord("\n"): "⏎", ord("\t"): "⇥"}  # where white space is the token
 
 
-def render(template: str, found: dict[str, Any]) -> str:
+def render(template: str, values: dict[str, Any]) -> str:
     """A template of this folder, filled."""
     environment = templates(Path(__file__).parent)
     environment.filters |= {
@@ -18,4 +18,4 @@ def render(template: str, found: dict[str, Any]) -> str:
         "visible": visible,
         "marked": lambda text: text.translate(_MARKS),
     }
-    return environment.get_template(template).render(found)
+    return environment.get_template(template).render(values)

@@ -1,7 +1,7 @@
-"""Understanding a tokenizer: what it does to a text, on one page; for ours and for any Hugging Face folder.
+"""What a tokenizer does to a text, on one page; for ours and for any Hugging Face folder.
 
-`gather` measures and returns plain data, `tokenizer.html.jinja` holds the words. Tokens and texts are anybody's: the
-template escapes them, and characters that cannot be seen, or that turn others around, are shown by their names.
+`gather` measures and returns plain data, `tokenizer.html.jinja` holds the words. Tokens and texts are untrusted: the
+template escapes them, and invisible characters and those that reverse others are shown by their names.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from groundup.tokenizer import documents, glitch_tokens, probes
 from groundup.tokenizer.hf_tokenizer import HFTokenizer
 from groundup.tokenizer.sample import Document, sample
 
-AT_ONCE = 64  # documents encoded at once; the sample's are of a bounded length
+ENCODE_BATCH = 64  # documents encoded at once; the sample's are of a bounded length
 MATCHED_BYTES = 4 << 20  # of the text, for longest match
 SHOWN_TOKENS = 60
 SHOWN_CANDIDATES = 30
@@ -42,20 +42,20 @@ def write_report(
     """
     tokenizer = HFTokenizer(folder)
     pairs = probes.read_typos(typos) if typos else []
-    found = gather(tokenizer, sample(documents.find(inputs), text_mb * 1_000_000, seed), pairs, model)
-    write_text(out, render("tokenizer.html.jinja", visible({"name": str(folder), **found})))
-    everything, never = found["fertility"]["all"]["all"], found["unused"]
+    page = gather(tokenizer, sample(documents.find(inputs), text_mb * 1_000_000, seed), pairs, model)
+    write_text(out, render("tokenizer.html.jinja", visible({"name": str(folder), **page})))
+    everything, unused = page["fertility"]["all"]["all"], page["unused"]
     return {
         "report": str(out),
-        "vocabulary": found["size"],
+        "vocabulary": page["size"],
         **{name: everything[name] for name in ("documents", "bytes", "bytes_per_token", "tokens_per_word")},
-        "unknown_share": found["unknown_share"],
-        "never_used": never["tokens"],
-        "unreachable": found["unreachable"]["tokens"],
-        "longest_match_differs": found["longest_match"] and found["longest_match"]["share_that_differ"],
-        "longest_match_more_tokens": found["longest_match"] and found["longest_match"]["more_tokens"],
-        "typo_more_tokens": found["typos"] and found["typos"]["more"],
-        "unused_found_by_embeddings": found["embeddings"] and found["embeddings"]["separation"],
+        "unknown_share": page["unknown_share"],
+        "never_used": unused["tokens"],
+        "unreachable": page["unreachable"]["tokens"],
+        "longest_match_differs": page["longest_match"] and page["longest_match"]["share_that_differ"],
+        "longest_match_more_tokens": page["longest_match"] and page["longest_match"]["more_tokens"],
+        "typo_more_tokens": page["typos"] and page["typos"]["more"],
+        "unused_found_by_embeddings": page["embeddings"] and page["embeddings"]["separation"],
     }
 
 
@@ -64,12 +64,12 @@ def gather(
 ) -> dict[str, Any]:
     """Everything that the page shows, as plain data."""
     tokens, used = _encode_all(tokenizer, texts)
-    words = probes.count_words(tokenizer, (document.text for document in _first(texts, MATCHED_BYTES)))
-    lost, untested = glitch_tokens.unreachable(tokenizer)
+    words = probes.count_words(tokenizer, (document.text for document in _documents_up_to(texts, MATCHED_BYTES)))
+    unreachable, untested = glitch_tokens.unreachable(tokenizer)
     ordinary = np.array(tokenizer.ordinary, np.int64)
-    never = ordinary[used[ordinary] == 0]
-    longest_unused = sorted(never.tolist(), key=lambda token: (-len(tokenizer.names[token]), token))
-    known = sorted({*lost, *glitch_tokens.impossible(tokenizer)})
+    unused = ordinary[used[ordinary] == 0]
+    longest_unused = sorted(unused.tolist(), key=lambda token: (-len(tokenizer.names[token]), token))
+    known = sorted({*unreachable, *glitch_tokens.impossible(tokenizer)})
     return {
         "kind": ("byte-level " if tokenizer.byte_level else "") + tokenizer.kind,
         "size": len(tokenizer.names),
@@ -83,30 +83,30 @@ def gather(
         "typos": probes.typos(tokenizer, pairs) if pairs else None,
         "longest_match": probes.longest_match(tokenizer, words),
         "unused": {
-            "tokens": len(never),
-            "share": len(never) / max(len(ordinary), 1),
+            "tokens": len(unused),
+            "share": len(unused) / max(len(ordinary), 1),
             "longest": [tokenizer.written(tokenizer.names[token]) for token in longest_unused[:SHOWN_TOKENS]],
         },
         "unreachable": {
-            "tokens": len(lost),
+            "tokens": len(unreachable),
             "untested": untested,
-            "examples": [tokenizer.written(tokenizer.names[token]) for token in lost[:SHOWN_TOKENS]],
+            "examples": [tokenizer.written(tokenizer.names[token]) for token in unreachable[:SHOWN_TOKENS]],
         },
         "embeddings": glitch_tokens.from_embeddings(tokenizer, model, known, used, SHOWN_CANDIDATES) if model else None,
     }
 
 
 def _encode_all(tokenizer: HFTokenizer, texts: Sequence[Document]) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of each document, and (size,) how often each token came out."""
+    """(documents,) tokens of each document, and (size,) how often each token occurred."""
     counts: list[int] = []
     used = np.zeros(tokenizer.size, np.int64)
     with Progress("encoding", sum(len(document.text) for document in texts), "characters") as progress:
-        for start in range(0, len(texts), AT_ONCE):
-            some = [document.text for document in texts[start : start + AT_ONCE]]
-            for ids in tokenizer.encode_batch(some):
+        for start in range(0, len(texts), ENCODE_BATCH):
+            batch = [document.text for document in texts[start : start + ENCODE_BATCH]]
+            for ids in tokenizer.encode_batch(batch):
                 counts.append(len(ids))
                 used += np.bincount(np.array(ids, np.int64), minlength=tokenizer.size)
-            progress.advance(sum(map(len, some)))
+            progress.advance(sum(map(len, batch)))
     return np.array(counts, np.int64), used
 
 
@@ -115,14 +115,14 @@ def _fertility(texts: Sequence[Document], tokens: np.ndarray) -> dict[str, dict[
     words = np.array([len(document.text.split()) for document in texts])
     characters = np.array([len(document.text) for document in texts])
 
-    def of(chosen: np.ndarray) -> dict[str, Any]:
-        return probes.fertility(sizes[chosen], words[chosen], characters[chosen], tokens[chosen])
+    def of(mask: np.ndarray) -> dict[str, Any]:
+        return probes.fertility(sizes[mask], words[mask], characters[mask], tokens[mask])
 
-    found = {"all": {"all": of(np.ones(len(texts), bool))}}
+    by_group = {"all": {"all": of(np.ones(len(texts), bool))}}
     for kind in ("domain", "language"):
         names = np.array([getattr(document, kind) for document in texts], dtype=object)
-        found[kind] = {name: of(names == name) for name in sorted(set(names) - {""})}
-    return found
+        by_group[kind] = {name: of(names == name) for name in sorted(set(names) - {""})}
+    return by_group
 
 
 def _examples(tokenizer: HFTokenizer, texts: Sequence[Document]) -> list[dict[str, Any]]:
@@ -131,10 +131,10 @@ def _examples(tokenizer: HFTokenizer, texts: Sequence[Document]) -> list[dict[st
     return [{"domain": name, "pieces": tokenizer.pieces(first[name][:EXCERPT])} for name in sorted(first)]
 
 
-def _first(texts: Sequence[Document], room: int) -> list[Document]:
+def _documents_up_to(texts: Sequence[Document], limit: int) -> list[Document]:
     chosen = []
     for document in texts:
-        if room > 0:
+        if limit > 0:
             chosen.append(document)
-        room -= document.size
+        limit -= document.size
     return chosen

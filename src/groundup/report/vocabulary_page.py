@@ -8,7 +8,7 @@ from groundup.report import figures
 from groundup.report.tokenizer_page import render
 
 
-def write(out: Path, found: dict[str, Any]) -> Path:
-    """`out`/sweep.html of what `scaling.vocabulary_sweep.sweep` found."""
-    write_text(out / "sweep.html", render("vocabulary_sweep.html.jinja", {**found, "curve": figures.vocabulary(found)}))
+def write(out: Path, sweep: dict[str, Any]) -> Path:
+    """Write `out`/sweep.html of the results of `scaling.vocabulary_sweep.sweep`; returns its path."""
+    write_text(out / "sweep.html", render("vocabulary_sweep.html.jinja", {**sweep, "curve": figures.vocabulary(sweep)}))
     return out / "sweep.html"

@@ -1,8 +1,8 @@
 """A section of the report for each step that ran.
 
-A section is a module with a `TITLE`, the `STAGES` of which at least one must have run, and `gather`, which gives what its
-template of the same name needs, as plain data. Of these the page itself takes `facts`, (what, value), for its head, and
-`compared`, lines made by `words.comparison`, for the table of the summary.
+A section is a module with a `TITLE`, the `STAGES` of which at least one must have run, and `gather`, which returns the values
+of its template of the same name, as plain data. The page itself shows two of them in its summary: `facts`, (what, value), and
+`compared`, lines made by `formats.comparison`.
 """
 
 from groundup.report.sections import (

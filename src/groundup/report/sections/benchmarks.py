@@ -11,21 +11,21 @@ def gather(run: RunResults) -> dict[str, Any]:
     tested = run.results["benchmarks"]
     tasks = []
     for name in tested["tasks"]:
-        some = [one for one in tested["results"] if one["task"] == name]
-        first = some[0]
+        results = [result for result in tested["results"] if result["task"] == name]
+        first = results[0]
         bins = first["calibration"]["bins"] if "calibration" in first else []
-        columns = [one["label"] for one in some] + list(first.get("baselines", {}))
+        columns = [result["label"] for result in results] + list(first.get("baselines", {}))
         tasks.append({
             "name": name,
-            "results": some,
+            "results": results,
             "heads": [("Convention", ""), *((column, "n") for column in columns)],
             "conventions": list(first.get("accuracy", {})),
-            "figures": list(dict.fromkeys(name for one in some for name in one.get("figures", {}))),
-            "figure_heads": [("Figure", ""), *((one["label"], "n") for one in some)],
+            "figures": list(dict.fromkeys(name for result in results for name in result.get("figures", {}))),
+            "figure_heads": [("Figure", ""), *((result["label"], "n") for result in results)],
             "baselines": first.get("baselines", {}),
-            "comparisons": [one for one in tested["comparisons"] if one["task"] == name],
+            "comparisons": [compared for compared in tested["comparisons"] if compared["task"] == name],
             "reliability": figures.reliability(f"reliability-{len(tasks)}", bins, "this model") if bins else "",
             "contamination": tested["contamination"].get(name),
-            "board": next((one for one in tested["leaderboard"] if one["task"] == name), None),
+            "board": next((board for board in tested["leaderboard"] if board["task"] == name), None),
         })  # fmt: skip
-    return {"tasks": tasks, "labels": {one["model"]: one["label"] for one in tested["results"]}}
+    return {"tasks": tasks, "labels": {result["model"]: result["label"] for result in tested["results"]}}

@@ -18,14 +18,14 @@ SHOWN_DROPPED = 3  # of each reason
 def gather(run: RunResults) -> dict[str, Any]:
     results = run.results
     facts = [("pages collected", number(results["annotations"]["pages"]))] if "annotations" in results else []
-    found = {"pages": results.get("pages", {}), "funnel": None}
+    page = {"pages": results.get("pages", {}), "funnel": None}
     if "corpus" not in run.folders:
-        return {**found, "facts": facts}
+        return {**page, "facts": facts}
     steps = visible(read_json(run.folders["corpus"] / "funnel.json"))
     first = [("documents found", steps["steps"][0]["before"]["by_domain"])] if steps["steps"] else []
     after = [(step["step"], step["after"]["by_domain"]) for step in steps["steps"]]
     return {
-        **found,
+        **page,
         "facts": [*facts, ("documents kept", number(steps["left"]["documents"]))],
         "funnel": steps,
         "funnel_figure": figures.funnel("funnel", [*first, *after]),
@@ -38,14 +38,14 @@ def dropped(corpus: Path) -> dict[str, list[dict[str, str]]]:
     rows = read_table(corpus / "dropped.parquet", ["id", "url", "text", "reason", "detail"]).to_pylist()
     kept = read_table(corpus / "documents.parquet", ["id", "url"]).to_pylist()
     urls = {row["id"]: row["url"] for row in [*kept, *rows]}
-    found: dict[str, list[dict[str, str]]] = {}
+    by_reason: dict[str, list[dict[str, str]]] = {}
     for row in rows:
-        shown = found.setdefault(visible(row["reason"]), [])
-        if len(shown) < SHOWN_DROPPED:
+        examples = by_reason.setdefault(visible(row["reason"]), [])
+        if len(examples) < SHOWN_DROPPED:
             detail = row["detail"]
             if detail.startswith("of "):  # a duplicate names the document that it repeats by its id
                 detail = f"of {urls.get(detail[3:], detail[3:])}"
-            # These were dropped before personal data was redacted. What spans the cut must not survive as a part.
+            # Personal data is redacted only in documents that were kept. It is redacted before the cut, which could hide a part.
             text = personal.redact(row["text"], personal.find(row["text"]))[:SHOWN_TEXT]
-            shown.append(visible({"url": row["url"], "detail": detail, "text": text}))
-    return found
+            examples.append(visible({"url": row["url"], "detail": detail, "text": text}))
+    return by_reason

@@ -29,13 +29,13 @@ def gather(run: RunResults) -> dict[str, Any]:
             percent=False,
         ),
         "pairs_figure": figures.intervals(
-            "sentence-pairs", _shares(tested["sentence_pairs"]), "pairs decided rightly, %", ("coin flip", 0.5)
+            "sentence-pairs", _accuracies(tested["sentence_pairs"]), "pairs decided rightly, %", ("coin flip", 0.5)
         )
         if tested["sentence_pairs"]
         else "",
         "choice_figure": figures.intervals(
             "multiple-choice",
-            _shares({how: one for how, one in tested["multiple_choice"].items() if isinstance(one, dict)}),
+            _accuracies({how: score for how, score in tested["multiple_choice"].items() if isinstance(score, dict)}),
             "questions answered rightly, %",
             ("chance", tested["multiple_choice"]["chance"]),
         )
@@ -54,23 +54,23 @@ def _compared(tested: dict[str, Any]) -> list[dict[str, str]]:
     for other, value in bits["overall"].items():
         if other == "model":
             continue
-        # xz packs all documents as one, so there is no difference for each: it takes the model's own interval.
+        # xz packs all documents as one, so there is no difference per document: the interval is the model's own.
         ahead = bits["ahead"].get(other, (value - high, value - low))
         kind = "a compressor" if other == "xz" else "counted word pieces"
         question, named = "Does it predict unseen text (bits per byte, lower is better)?", f"{other}, {kind}: {decimals(value)}"
         lines.append(comparison(question, result, named, value - model, *ahead, "bits"))
-    asked = []
+    accuracies = []
     if pairs := tested["sentence_pairs"]:
-        asked.append(("Does it know a sentence from a muddle?", pairs["all"], "coin flip", 0.5))
+        accuracies.append(("Does it know a sentence from a muddle?", pairs["all"], "coin flip", 0.5))
     if choices := tested["multiple_choice"]:
         question = "Does it pick the right description out of four?"
-        asked.append((question, choices["answer per byte"], "chance", choices["chance"]))
-    for question, one, other, line in asked:
-        result = f"{percent(one['accuracy'])} ({interval(one)})"
-        ahead = (one[name] - line for name in ("accuracy", "low", "high"))
-        lines.append(comparison(question, result, f"{other}: {percent(line)}", *ahead))
+        accuracies.append((question, choices["answer per byte"], "chance", choices["chance"]))
+    for question, score, other, chance in accuracies:
+        result = f"{percent(score['accuracy'])} ({interval(score)})"
+        ahead = (score[name] - chance for name in ("accuracy", "low", "high"))
+        lines.append(comparison(question, result, f"{other}: {percent(chance)}", *ahead))
     return lines
 
 
-def _shares(scores: dict[str, dict[str, float]]) -> list[tuple[str, float, float, float]]:
-    return [(name, one["accuracy"], one["low"], one["high"]) for name, one in scores.items()]
+def _accuracies(scores: dict[str, dict[str, float]]) -> list[tuple[str, float, float, float]]:
+    return [(name, score["accuracy"], score["low"], score["high"]) for name, score in scores.items()]

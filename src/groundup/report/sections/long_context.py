@@ -9,12 +9,12 @@ STAGES = ("long_context",)
 
 
 def gather(run: RunResults) -> dict[str, Any]:
-    found = run.results["long_context"]
+    trained = run.results["long_context"]
     metrics = run.rows("long_context", "training/metrics.jsonl")
-    millions = found["tokens"] / max(found["steps"], 1) / 1e6
+    millions = trained["tokens"] / max(trained["steps"], 1) / 1e6
     return {
-        "facts": [("tokens that the model sees at once", number(found["context"]["after"]))],
-        "found": found,
+        "facts": [("tokens that the model sees at once", number(trained["context"]["after"]))],
+        "trained": trained,
         "loss_figure": figures.loss(
             "long-loss",
             [millions * (row["step"] + 1) for row in metrics],

@@ -12,7 +12,7 @@ TITLE = "How it was made, and what to try next"
 STAGES = ()  # of every run
 RECIPE = "recipe.toml"  # beside the page
 
-# Of the files of a stage those that people read, and what they hold.
+# The files of a stage that people read, and what they hold.
 RAW = {
     "stage.json": "every figure of the stage, its settings, inputs, versions and time",
     "README.md": "what the model is, and how to load it",
@@ -46,31 +46,29 @@ def gather(run: RunResults) -> dict[str, Any]:
 
 
 def commands(run: RunResults) -> list[tuple[str, str]]:
-    """(what for, what to type) where the run was started from."""
-    folder = next(iter(run.folders.values()), run.page).parent  # of a run of added steps alone the page's
+    """(purpose, command) of each command to try next, to be typed where the run was started."""
+    folder = next(iter(run.folders.values()), run.page).parent  # in a run of added steps alone that of the page
     recipe = folder / "report" / RECIPE
     base, results = run.recipe["base"], run.results
-    found = []
+    entries = []
     talkative = [stage for stage in ("dpo", "ppo", "sft", "base") if stage in results]
     for stage in talkative[:2]:
-        found.append((f"Talk to the model of {stage}.", ["chat", folder, "--stage", stage]))
+        entries.append((f"Talk to the model of {stage}.", ["chat", folder, "--stage", stage]))
     if "base" in results:
         deeper = f"base.depth={base['depth'] + 1}"
-        found.append(("Make the model larger.", ["run", recipe, "--run", f"{folder}-deeper", "--set", deeper]))
+        entries.append(("Make the model larger.", ["run", recipe, "--run", f"{folder}-deeper", "--set", deeper]))
         longer = f"base.tokens={2 * results['base']['tokens']}"
-        found.append(("Train it on twice as many tokens.", ["run", recipe, "--run", f"{folder}-longer", "--set", longer]))
-        found.append(("Look at its curves in TensorBoard.", ["tensorboard", folder]))
+        entries.append(("Train it on twice as many tokens.", ["run", recipe, "--run", f"{folder}-longer", "--set", longer]))
+        entries.append(("Look at its curves in TensorBoard.", ["tensorboard", folder]))
     if "dpo" in results:
         beta = "dpo.beta={:g}".format(2 * run.recipe["dpo"]["beta"])
-        found.append(("Hold DPO closer to the fine-tuned model.", ["run", recipe, "--run", f"{folder}-closer", "--set", beta]))
+        entries.append(("Hold DPO closer to the fine-tuned model.", ["run", recipe, "--run", f"{folder}-closer", "--set", beta]))
     if "corpus" in results:
-        found.append(("See what other thresholds would keep.", ["corpus", "tune", folder]))
+        entries.append(("See what other thresholds would keep.", ["corpus", "tune", folder]))
     if "tokenizer" in results and "corpus" in results:
         report = ["tokenizer", "report", folder / "tokenizer", "--on", folder, "--out", f"{folder}-tokenizer.html"]
-        found.append(("See what the tokenizer does to texts.", report))
-    if "ppo" not in results:
-        found.insert(0, ("Resume this run.", ["run", recipe, "--run", folder]))
-    return [(what, shlex.join(["groundup", *map(str, words)])) for what, words in found]
+        entries.append(("See what the tokenizer does to texts.", report))
+    return [(what, shlex.join(["groundup", *map(str, words)])) for what, words in entries]
 
 
 def _machine(machine: dict[str, Any]) -> str:
@@ -81,11 +79,11 @@ def _machine(machine: dict[str, Any]) -> str:
 
 
 def _by_value(run: RunResults, value: Any) -> list[dict[str, Any]]:
-    """What is the same for some stages, with their names; no names where it is the same for all."""
-    found: dict[str, list[str]] = {}
+    """Each distinct value and the names of its stages; without names where all stages have the same value."""
+    stages_of: dict[str, list[str]] = {}
     for stage, manifest in run.manifests.items():
-        found.setdefault(value(manifest), []).append(stage)
-    return [{"value": one, "stages": stages if len(found) > 1 else []} for one, stages in found.items()]
+        stages_of.setdefault(value(manifest), []).append(stage)
+    return [{"value": text, "stages": stages if len(stages_of) > 1 else []} for text, stages in stages_of.items()]
 
 
 def _link(page: Path, path: Path) -> str:

@@ -1,4 +1,4 @@
-"""What the sections of DPO, PPO and GRPO share: the new model's answers against those that it began with, and the rollouts."""
+"""The parts that the sections of DPO, PPO and GRPO share: the new model's answers against the old one's, and the rollouts."""
 
 from typing import Any
 
@@ -10,21 +10,23 @@ SHOWN_ROLLOUTS = 24  # answers: two of each rollout that was kept
 
 
 def gather(run: RunResults, stage: str) -> dict[str, Any]:
-    one, name = run.results[stage]["against_sft"], stage.upper()
-    if one is None:  # the model of sft was given, without held-out questions
+    against_sft, name = run.results[stage]["against_sft"], stage.upper()
+    if against_sft is None:  # the model of sft is a user's own, without held-out questions
         return {"against_sft": None}
     return {
         "compared": [
             comparison(
-                f"Is {name} preferred over SFT?", f"{percent(one['win_rate'])} ({interval(one)})", "equal: 50\u00a0%",
-                *(one[key] - 0.5 for key in ("win_rate", "low", "high")),
+                f"Is {name} preferred over SFT?",
+                f"{percent(against_sft['win_rate'])} ({interval(against_sft)})",
+                "equal: 50\u00a0%",
+                *(against_sft[key] - 0.5 for key in ("win_rate", "low", "high")),
             )
         ],
         "name": name,
-        "against_sft": one,
+        "against_sft": against_sft,
         "annotator": run.results.get("preferences", {}).get("annotator", "simulated"),
         "preferred_figure": figures.intervals(
-            f"{stage}-preferred", [(name, one["win_rate"], one["low"], one["high"])],
+            f"{stage}-preferred", [(name, against_sft["win_rate"], against_sft["low"], against_sft["high"])],
             "prompts on which it is preferred over SFT, %", ("equal", 0.5),
         ),
         "samples": run.samples(stage),
@@ -32,7 +34,7 @@ def gather(run: RunResults, stage: str) -> dict[str, Any]:
 
 
 def rollouts(run: RunResults, stage: str, curves: dict[str, str]) -> dict[str, Any]:
-    """The curves of PPO's and GRPO's rollouts, and what is wrong with the form of their answers."""
+    """The curves of PPO's and GRPO's rollouts, and samples of their answers."""
     rows = run.rows(stage, "training/rollouts.jsonl")
     curves = {
         **curves,

@@ -36,8 +36,8 @@ def gather(run: RunResults) -> dict[str, Any]:
         "overlap_figure": figures.intervals(
             "overlap",
             [
-                ("base" if name == "base" else "after SFT", one["overlap"], one["low"], one["high"])
-                for name, one in overlap.items()
+                ("base" if name == "base" else "after SFT", score["overlap"], score["low"], score["high"])
+                for name, score in overlap.items()
             ],
             "words shared with the right answer, %",
         ),

@@ -9,6 +9,6 @@ STAGES = ("vocabulary_sweep",)
 
 
 def gather(run: RunResults) -> dict[str, Any]:
-    found = run.results["vocabulary_sweep"]
-    facts = [("tokens in the best vocabulary", number(found["recommended"]))]
-    return {"facts": facts, "found": found, "curve": figures.vocabulary(found)}
+    sweep = run.results["vocabulary_sweep"]
+    facts = [("tokens in the best vocabulary", number(sweep["recommended"]))]
+    return {"facts": facts, "sweep": sweep, "curve": figures.vocabulary(sweep)}
