@@ -219,7 +219,10 @@ def sft_answers_fit(recipe: Recipe, inputs: dict[str, Path]) -> None:
     mend = "lower that, or give shorter questions" if model_given else "raise the one or lower the other"
     for side in ("held_out", "preference") if not recipe.base.start_from else ():  # whose context may be longer
         refused = Counter[str]()
-        prompts = (usable_rows([row], lambda row: prompt_of(tokenizer, question_of(row)), lambda ids: None, refused) for row in sides[side])
+        prompts = (
+            usable_rows([row], lambda row: prompt_of(tokenizer, question_of(row)), lambda ids: None, refused)
+            for row in sides[side]
+        )
         if sides[side] and not any(len(ids) <= prompt_room for usable in prompts for ids in usable):
             raise UserError(
                 f"sft: none of {len(sides[side])} {side} questions has at most {prompt_room} tokens, as {limit} leaves them "
