@@ -136,7 +136,7 @@ def chat(
         Path, typer.Argument(help="A run folder, or a model's: config.json, safetensors, tokenizer.json.")
     ],
     stage: Annotated[
-        str | None, typer.Option(help="Which model of a run: base, sft, dpo (if not given) or ppo.")
+        str | None, typer.Option(help="Which model of a run: base, sft, dpo (if not given), ppo, or an added step by name.")
     ] = None,
     temperature: Annotated[
         float | None,

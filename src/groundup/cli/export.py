@@ -18,7 +18,9 @@ def export(
     kind: Annotated[
         str | None, typer.Option("--type", help="How matrices of a GGUF are stored: f32, f16 (if not given), bf16 or q8_0.")
     ] = None,
-    stage: Annotated[str | None, typer.Option(help="Which model of a run: base, sft, dpo (if not given) or ppo.")] = None,
+    stage: Annotated[
+        str | None, typer.Option(help="Which model of a run: base, sft, dpo (if not given), ppo, or an added step by name.")
+    ] = None,
 ) -> None:
     """Write a model as a GGUF file, for llama.cpp and what is built on it, or its tokenizer for tiktoken."""
     if to not in FORMATS:

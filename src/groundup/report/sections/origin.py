@@ -51,7 +51,7 @@ def commands(run: RunResults) -> list[tuple[str, str]]:
     recipe = folder / "report" / RECIPE
     base, results = run.recipe["base"], run.results
     entries = []
-    talkative = [stage for stage in ("dpo", "ppo", "sft", "base") if stage in results]
+    talkative = [stage for stage in ("dpo", "ppo", "grpo", "sft", "base") if stage in results]
     for stage in talkative[:2]:
         entries.append((f"Talk to the model of {stage}.", ["chat", folder, "--stage", stage]))
     if "base" in results:
