@@ -233,7 +233,7 @@ def test_only_plain_files_are_opened(tmp_path):
     os.mkfifo(tmp_path / "a.parquet")
     (tmp_path / "b.txt").mkdir()
     cases = [("a.jsonl", "a pipe"), ("a.parquet", "a pipe"), ("b.txt", "is a folder"), ("c.txt", "no such file")]
-    cases += [("d\0.txt", "no name"), ("/dev/zero", "a pipe, socket"), ("n" * 5000, "File name too long")]
+    cases += [("d\0.txt", "not a file name"), ("/dev/zero", "a pipe, socket"), ("n" * 5000, "File name too long")]
     for name, why in cases:
         with pytest.raises(UserError, match=why):
             read(tmp_path / name)

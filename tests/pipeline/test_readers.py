@@ -82,7 +82,7 @@ def test_tune_checks_the_annotations(tmp_path):
     import pyarrow.parquet as pq
 
     def annotations(context):
-        table = pa.table({"url": ["u", "v"], "text": ["a b", "c d"], "words": pa.array([2, 2], pa.int32())})
+        table = pa.table({"url": ["u", "v"], "text": ["a b", "c d"], "words": pa.array([2, 2], pa.int32()), "personal": [[], []]})
         pq.write_table(table, context.work / "annotations-00-a-00000.parquet")
         return {}
 

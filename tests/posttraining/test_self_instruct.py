@@ -359,7 +359,7 @@ def test_half_a_character_in_a_seed_or_a_refusal_is_replaced(monkeypatch, tmp_pa
         raise openai_address.RequestRefused("too \ud800 long")
 
     served = ServedClient("http://127.0.0.1:9/v1#m", False)
-    monkeypatch.setattr(served, "asked", refuse)
+    monkeypatch.setattr(served, "request", refuse)
     assert served(PromptRequest("a", 1, ())) == Completion("too \ufffd long", REFUSED)
 
 
