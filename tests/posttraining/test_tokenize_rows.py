@@ -224,7 +224,8 @@ def test_what_a_template_refuses_is_left_out_and_counted(policy, theirs):
     left_out = Counter()
     found = sft.compare_with_base(policy, policy, theirs, questions, 8, 0, left_out)
     assert found["held_out"]["answer_loss"]["conversations"] == 1 and left_out.total() == 2
-    assert any("no system here" in reason for reason in left_out) and any("changes the text before" in reason for reason in left_out)
+    for expected in ("no system here", "changes the text before"):
+        assert any(expected in reason for reason in left_out)
     judgements, _ = policy_comparison.label(policy, theirs, questions, PreferencesConfig(), 8, 0, "train", counted := Counter())
     assert len(judgements) == 2 and counted.total() == 1
     with pytest.raises(UserError, match=r"none of 1 questions .*: 1 .*no system here") as refused:
