@@ -9,9 +9,12 @@ name of an attribute, as in broken tags.)
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain, count
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from groundup.corpus.extract.hidden import CLASS_SELECTORS, GUTTERS, KNOWN_CLASSES, NAMES, SELECTORS, Hidden
@@ -72,6 +75,17 @@ class Tag(NamedTuple):
     words: tuple[str, ...]
 
 
+class Arrays(NamedTuple):
+    """Columns of `Blocks` as arrays; nobody writes to them."""
+
+    kind: NDArray[np.int64]  # [elements], as the next three
+    parent: NDArray[np.int64]
+    start: NDArray[np.int64]
+    end: NDArray[np.int64]
+    element: NDArray[np.int64]  # [blocks], as the next
+    inner: NDArray[np.int64]
+
+
 @dataclass
 class Blocks:
     """Blocks in page order, and the block elements around them, parents before children (element 0 is <body>)."""
@@ -92,6 +106,12 @@ class Blocks:
     cut: bool = False  # whether the page was too large or too deep to be read to its end
     title: str = ""
     stated: str = ""  # the article's text as the page states it for machines
+
+    @cached_property
+    def arrays(self) -> Arrays:
+        """Once per page: four modules use them, and each list takes as long as a sum over all elements."""
+        columns = (self.kind, self.parent, self.start, self.end, self.element, self.inner)
+        return Arrays(*(np.fromiter(column, np.int64, len(column)) for column in columns))
 
     def fill(self, rows: list[tuple]) -> None:
         """Set the columns from one row per block."""
@@ -138,14 +158,15 @@ def blocks_of(tree: LexborHTMLParser) -> Blocks:
         if name in ALWAYS_REMOVED:
             node.decompose()
         elif node.mem_id not in main:
-            no_content = name in NO_CONTENT_NAMES or node.attributes.get("role") in NO_CONTENT_ROLES
-            if (no_content and not (name == "header" and node.mem_id in titled)) or hidden(node, name):
+            attributes = node.attributes
+            no_content = name in NO_CONTENT_NAMES or attributes.get("role") in NO_CONTENT_ROLES
+            if (no_content and not (name == "header" and node.mem_id in titled)) or hidden(node, name, attributes):
                 node.decompose()
     raw_text = not set(RAW_TEXT).isdisjoint(names)
     tags = _walk(body.html or "", raw_text, blocks)
     if tags.known_class:
         for node in reversed(body.css(CLASS_SELECTORS)):
-            if node.mem_id not in main and hidden(node, node.tag or ""):
+            if node.mem_id not in main and hidden(node, node.tag or "", node.attributes):
                 node.decompose()
         blocks = Blocks()
         _walk(body.html or "", raw_text, blocks)

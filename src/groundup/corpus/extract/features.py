@@ -123,9 +123,7 @@ class PageView:
         self.above_of, self.near_of, self.look_of = scores.of_tags(blocks.kinds)
         self.name_of = np.fromiter(map(NUMBER.get, [tag.name for tag in blocks.kinds], repeat(0)), np.int64)
         # [elements]: kind, parent, interval of blocks. [blocks]: innermost element, kind of the inline element before the text.
-        self.kind, self.parent = np.array(blocks.kind), np.array(blocks.parent)
-        self.start, self.end = np.array(blocks.start), np.array(blocks.end)
-        self.element, self.inner = np.array(blocks.element), np.array(blocks.inner)
+        self.kind, self.parent, self.start, self.end, self.element, self.inner = blocks.arrays
         self.inline = self.inner >= 0
         self.holder = self.kind[self.element]
 
@@ -303,7 +301,8 @@ def _neighbours(page: PageView) -> Features:
     names = ("words", "link", "path", "word score", "link words", "prose")
     rows = np.stack([page.words, page.link, page.path, page.word_score, page.linked, page.prose])
     out: Features = {}
-    padded = np.pad(rows[:4], ((0, 0), (1, 1)))
+    padded = np.zeros((4, page.count + 2))
+    padded[:, 1:-1] = rows[:4]
     for by in (-1, 1):
         out |= {f"{name} {by:+d}": row[1 + by : 1 + by + page.count] for name, row in zip(names[:4], padded, strict=True)}
     wide = (0, 4, 2, 3, 5)

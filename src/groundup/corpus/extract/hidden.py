@@ -42,9 +42,8 @@ class Hidden:
     def __init__(self, body: LexborNode) -> None:
         self.body = body
 
-    def __call__(self, node: LexborNode, name: str) -> bool:
+    def __call__(self, node: LexborNode, name: str, attributes: dict[str, str | None]) -> bool:
         """Whether a reader does not see this element."""
-        attributes = node.attributes
         classes = (attributes.get("class") or "").split()
         if attributes.get("role") == "tooltip" or "popover" in attributes or not CARDS.isdisjoint(classes):
             return len(node.text()) < MUCH
