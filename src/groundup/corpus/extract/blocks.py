@@ -7,7 +7,7 @@ name of an attribute, as in broken tags.)
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, count
@@ -121,7 +121,7 @@ class Blocks:
              self.gap, self.prefix, self.row, self.cell) = columns  # fmt: skip
 
 
-def _tag(name: str, attributes: list[tuple[str, str]]) -> Tag:
+def _tag(name: str, attributes: Sequence[tuple[str, str]]) -> Tag:
     words = [f"<{name}"]
     for attribute, value in attributes:
         if attribute == "class" or attribute == "data-testid":
@@ -185,49 +185,49 @@ def _ancestors(nodes: Iterable[LexborNode]) -> set[int]:
 
 
 class _TagTable(dict[str, tuple[int, int, str, int, bool | str]]):
-    """The action at a tag, by the text between its `<` and `>`; computed where it first occurs."""
+    """By the text between a tag's `<` and `>`, computed where it first occurs: action, kind, the tag that closes it, line ends
+    before the next block, and whether it belongs to a list, table or <pre>; of an inline element whether it is a line of code,
+    or MARK for its number."""
 
     def __init__(self, kinds: list[Tag]) -> None:
-        self._kinds, self._numbers = kinds, dict[tuple, int]()
+        self._kinds = kinds
+        self._entries: dict[tuple, tuple[int, int, str, int, bool | str]] = {}
         self.known_class = False  # whether any tag has one of KNOWN_CLASSES
 
     def __missing__(self, raw: str) -> tuple[int, int, str, int, bool | str]:
-        head, has_href, after_href = raw.partition(' href="')
-        key = head + after_href.partition('"')[2] if has_href else raw  # most links differ by their target only
-        self[raw] = entry = self.get(key) or self.setdefault(key, self._action(key))
+        name, _, attributes = raw.partition(" ")
+        key = (name, *ATTRIBUTE.findall(raw)) if attributes else (name,)  # of 260 tags on a page 190 differ in these
+        if (entry := self._entries.get(key)) is None:
+            entry = self._entries[key] = self._end_tag(name) if name[:1] == "/" else self._start_tag(*key)
+        self[raw] = entry
         return entry
 
-    def _action(self, raw: str) -> tuple[int, int, str, int, bool | str]:
-        """Action, kind, the tag that closes it, line ends before the next block, and whether it belongs to a list, table or
-        <pre>; of an inline element whether it is a line of code, or MARK for its number."""
-        name, _, attributes = raw.partition(" ")
-        if name[:1] == "/":
-            if name == "/a":
-                return LINK_END, -1, "", 0, False
-            if name[1:] in INLINE_NAMES:
-                return CODE_END if name == "/code" else NOTHING, -1, "", 0, False
-            return CLOSE, -1, "", 1 + (name[1:] in PARAGRAPHS), name in SPECIAL
-        known_attributes = ATTRIBUTE.findall(raw) if attributes else []
-        for attribute, value in known_attributes:
+    def _end_tag(self, name: str) -> tuple[int, int, str, int, bool | str]:
+        if name == "/a":
+            return LINK_END, -1, "", 0, False
+        if name[1:] in INLINE_NAMES:
+            return CODE_END if name == "/code" else NOTHING, -1, "", 0, False
+        return CLOSE, -1, "", 1 + (name[1:] in PARAGRAPHS), name in SPECIAL
+
+    def _start_tag(self, name: str, *attributes: tuple[str, str]) -> tuple[int, int, str, int, bool | str]:
+        for attribute, value in attributes:
             if attribute == "class" and not KNOWN_CLASSES.isdisjoint(value.split()):
                 self.known_class = True
         if name in IGNORED:
             return NOTHING, -1, "", 0, False
         if name in ("br", "hr"):
             return BREAK, -1, "", 2 * (name == "hr"), False
-        number = self._numbers.setdefault((name, *known_attributes), len(self._kinds))
-        if number == len(self._kinds):
-            self._kinds.append(_tag(name, known_attributes))
+        number = len(self._kinds)
+        tag = _tag(name, attributes)
+        self._kinds.append(tag)
         if name not in INLINE_NAMES and name != "a":
             close = f"/{name}"
             return OPEN, number, close, 1 + (name in PARAGRAPHS), close in SPECIAL
-        words = self._kinds[number].words
-        if not GUTTER_WORDS.isdisjoint(words):
-            return LINK if name == "a" else INLINE, number, "", 0, MARK
-        if name == "a":
-            return LINK, number, "", 0, False
-        is_line = any(LINE_STYLE.search(value) for attribute, value in known_attributes if attribute == "style")
-        return INLINE, number, "", 0, is_line or not LINES.isdisjoint(words)
+        action = LINK if name == "a" else INLINE
+        if not GUTTER_WORDS.isdisjoint(tag.words):
+            return action, number, "", 0, MARK
+        is_line = any(LINE_STYLE.search(value) for attribute, value in attributes if attribute == "style")
+        return action, number, "", 0, action == INLINE and (is_line or not LINES.isdisjoint(tag.words))
 
 
 class _OpenElements:
