@@ -23,7 +23,8 @@ GUTTERS = frozenset([
 CARDS = frozenset(["tooltiptext", "tooltip-content", "popover-content", "popover-body", "hovercard", "rollover-block"])
 SELECTORS = '[hidden],[style*="none" i],[style*="visibility" i],[role=tooltip],[popover]'
 NAMES = ("noscript", "pre")
-# Not among SELECTORS: to look for each of these in each element takes 0.33 ms per page, and 5 of 1,497 pages have them.
+# Not among SELECTORS: to look for each of these in each element takes 0.33 ms per page. 17 of 1,497 pages have one, 5 of them
+# outside of what is removed anyway.
 KNOWN_CLASSES = GUTTERS | CARDS
 CLASS_SELECTORS = ",".join(sorted(f".{name}" for name in KNOWN_CLASSES))
 UNSEEN = {"display": ("none",), "visibility": ("hidden", "collapse")}
