@@ -90,7 +90,7 @@ ENDS = _begins(
 def body_of(blocks: Blocks, probability: NDArray[np.float64], words: NDArray, keep: NDArray[np.bool_]) -> int | None:
     """The element that holds an article's paragraphs, if the page is one article."""
     sure = (probability >= SURE) & (words >= SURE_WORDS)
-    containers = np.array(blocks.parent)[np.array(blocks.element)]
+    containers = blocks.arrays.parent[blocks.arrays.element]
     inside = np.bincount(containers, np.where(sure, words, 0.0), len(blocks.parent))
     body, all_sure = int(inside.argmax()), inside.sum()
     is_article = all_sure >= BODY_WORDS and inside[body] >= BODY_SHARE * all_sure
@@ -119,8 +119,8 @@ def article_alone(
 def _sure_enough(
     blocks: Blocks, probability: NDArray[np.float64], keep: NDArray[np.bool_], body: int
 ) -> NDArray[np.bool_]:
-    index, element, parent = np.arange(len(keep)), np.array(blocks.element), np.array(blocks.parent)
-    of_prose = np.array([tag.name in OF_PROSE for tag in blocks.kinds])[np.array(blocks.kind)]
+    index, element, parent = np.arange(len(keep)), blocks.arrays.element, blocks.arrays.parent
+    of_prose = np.array([tag.name in OF_PROSE for tag in blocks.kinds])[blocks.arrays.kind]
     inside = (index >= blocks.start[body]) & (index < blocks.end[body])
     direct = (element == body) | (parent[element] == body)
     part = inside & (of_prose[element] | of_prose[parent[element]])

@@ -7,14 +7,17 @@ name of an attribute, as in broken tags.)
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain, count
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from groundup.corpus.extract.hidden import GUTTERS, SELECTORS, Hidden
+from groundup.corpus.extract.hidden import CLASS_SELECTORS, GUTTERS, KNOWN_CLASSES, NAMES, SELECTORS, Hidden
 
 NO_TEXT = (
     "script,style,svg,template,iframe,object,noembed,noframes,canvas,audio,video,textarea,datalist,math,"
@@ -23,7 +26,6 @@ NO_TEXT = (
 # Hardly ever content. In WCXB's development pages two blocks in five are navigation and footers: two of these 17,000 are content;
 # of the 25,000 words of headers without a heading and of dialogs, 71 are.
 NO_CONTENT_NAMES, NO_CONTENT_ROLES = ("select", "nav", "footer", "dialog", "header"), ("navigation", "dialog")
-NO_CONTENT = ",".join([*NO_CONTENT_NAMES, *(f"[role={role}]" for role in NO_CONTENT_ROLES)])
 CONTENT, TITLES = ("main", "article"), ("h1", "h2", "h3")
 ALWAYS_REMOVED = frozenset([*NO_TEXT.split(","), "select"])  # the others stay where they are around content
 INLINE_NAMES = frozenset([
@@ -39,6 +41,15 @@ PARAGRAPHS = frozenset([
 CELL_ENDS = frozenset(["/td", "/th"])
 SPECIAL = frozenset(["/li", "/td", "/th", "/tr", "/ul", "/ol", "/pre"])
 RAW_TEXT = ("xmp", "plaintext")  # elements in which `<` and `>` are not escaped
+# Each selector is compared with each element: 0.27 ms per page instead of 0.44, as four elements in five have a common name.
+COMMON = "a,div,span,li,p,ul,i,td,button,tr"
+SEARCHED = ",".join(
+    [
+        f":not({COMMON}):is({','.join([NO_TEXT, *NO_CONTENT_NAMES, *CONTENT, *TITLES, *RAW_TEXT, *NAMES])})",
+        *(f"[role={role}]" for role in NO_CONTENT_ROLES),
+        SELECTORS,
+    ]
+)
 ATTRIBUTE = re.compile(r' (class|id|role|itemprop|data-testid|aria-hidden|hidden|style)="([^"]*)"')
 HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden")
 MAX_NAMES = 6  # classes of one element that are read: utility-first style sheets give dozens
@@ -64,6 +75,17 @@ class Tag(NamedTuple):
     words: tuple[str, ...]
 
 
+class Arrays(NamedTuple):
+    """Columns of `Blocks` as arrays; nobody writes to them."""
+
+    kind: NDArray[np.int64]  # [elements], as the next three
+    parent: NDArray[np.int64]
+    start: NDArray[np.int64]
+    end: NDArray[np.int64]
+    element: NDArray[np.int64]  # [blocks], as the next
+    inner: NDArray[np.int64]
+
+
 @dataclass
 class Blocks:
     """Blocks in page order, and the block elements around them, parents before children (element 0 is <body>)."""
@@ -85,6 +107,12 @@ class Blocks:
     title: str = ""
     stated: str = ""  # the article's text as the page states it for machines
 
+    @cached_property
+    def arrays(self) -> Arrays:
+        """Once per page: four modules use them, and each list takes as long as a sum over all elements."""
+        columns = (self.kind, self.parent, self.start, self.end, self.element, self.inner)
+        return Arrays(*(np.fromiter(column, np.int64, len(column)) for column in columns))
+
     def fill(self, rows: list[tuple]) -> None:
         """Set the columns from one row per block."""
         if rows:
@@ -93,20 +121,23 @@ class Blocks:
              self.gap, self.prefix, self.row, self.cell) = columns  # fmt: skip
 
 
-def _tag(name: str, attributes: list[tuple[str, str]]) -> Tag:
+def _tag(name: str, attributes: Sequence[tuple[str, str]]) -> Tag:
     words = [f"<{name}"]
     for attribute, value in attributes:
-        if attribute in ("class", "data-testid"):
-            words += ["." + word for word in value.split()[:MAX_NAMES]]
+        if attribute == "class" or attribute == "data-testid":
+            words += map(".".__add__, value.split(None, MAX_NAMES)[:MAX_NAMES])
+        elif attribute == "style":
+            if HIDDEN.search(value):
+                words.append("hidden")
         elif attribute == "id":
             if name in KNOWN_BY_ID and not any(other == "class" and text.strip() for other, text in attributes):
                 words += ["#" + word for word in value.split()[:1]]
-        elif attribute in ("role", "itemprop"):
-            words.append(f"{attribute}={' '.join(value.lower().split())}")
         elif attribute == "aria-hidden":
             words.append(f"aria-hidden={value}")
-        elif attribute == "hidden" or (attribute == "style" and HIDDEN.search(value)):
+        elif attribute == "hidden":
             words.append("hidden")
+        else:  # role or itemprop
+            words.append(f"{attribute}={' '.join(value.lower().split())}")
     return Tag(name, tuple(words))
 
 
@@ -116,8 +147,7 @@ def blocks_of(tree: LexborHTMLParser) -> Blocks:
     body = tree.body
     if body is None:
         return blocks
-    # In one search: each search visits all elements.
-    nodes = body.css(f"{NO_TEXT},{NO_CONTENT},{','.join(CONTENT + TITLES + RAW_TEXT)},{SELECTORS}")
+    nodes = body.css(SEARCHED)  # in one search: each search visits all elements
     names = [node.tag for node in nodes]
     main, titled = (
         _ancestors(node for node, name in zip(nodes, names, strict=True) if name in wanted) for wanted in (CONTENT, TITLES)
@@ -128,14 +158,18 @@ def blocks_of(tree: LexborHTMLParser) -> Blocks:
         if name in ALWAYS_REMOVED:
             node.decompose()
         elif node.mem_id not in main:
-            no_content = name in NO_CONTENT_NAMES or node.attributes.get("role") in NO_CONTENT_ROLES
-            if (no_content and not (name == "header" and node.mem_id in titled)) or hidden(node, name):
+            attributes = node.attributes
+            no_content = name in NO_CONTENT_NAMES or attributes.get("role") in NO_CONTENT_ROLES
+            if (no_content and not (name == "header" and node.mem_id in titled)) or hidden(node, name, attributes):
                 node.decompose()
-    html = body.html or ""
-    if "<!--" in html:
-        first, *others = html.split("<!--")
-        html = first + "".join([part.partition("-->")[2] for part in others])
-    _walk(html, not set(RAW_TEXT).isdisjoint(names), blocks)
+    raw_text = not set(RAW_TEXT).isdisjoint(names)
+    tags = _walk(body.html or "", raw_text, blocks)
+    if tags.known_class:
+        for node in reversed(body.css(CLASS_SELECTORS)):
+            if node.mem_id not in main and hidden(node, node.tag or "", node.attributes):
+                node.decompose()
+        blocks = Blocks()
+        _walk(body.html or "", raw_text, blocks)
     return blocks
 
 
@@ -151,16 +185,49 @@ def _ancestors(nodes: Iterable[LexborNode]) -> set[int]:
 
 
 class _TagTable(dict[str, tuple[int, int, str, int, bool | str]]):
-    """The action at a tag, by the text between its `<` and `>`; computed where it first occurs."""
+    """By the text between a tag's `<` and `>`, computed where it first occurs: action, kind, the tag that closes it, line ends
+    before the next block, and whether it belongs to a list, table or <pre>; of an inline element whether it is a line of code,
+    or MARK for its number."""
 
     def __init__(self, kinds: list[Tag]) -> None:
-        self._kinds, self._numbers = kinds, dict[tuple, int]()
+        self._kinds = kinds
+        self._entries: dict[tuple, tuple[int, int, str, int, bool | str]] = {}
+        self.known_class = False  # whether any tag has one of KNOWN_CLASSES
 
     def __missing__(self, raw: str) -> tuple[int, int, str, int, bool | str]:
-        head, has_href, after_href = raw.partition(' href="')
-        key = head + after_href.partition('"')[2] if has_href else raw  # most links differ by their target only
-        self[raw] = entry = self.get(key) or self.setdefault(key, _tag_action(key, self._kinds, self._numbers))
+        name, _, attributes = raw.partition(" ")
+        key = (name, *ATTRIBUTE.findall(raw)) if attributes else (name,)  # of 260 tags on a page 190 differ in these
+        if (entry := self._entries.get(key)) is None:
+            entry = self._entries[key] = self._end_tag(name) if name[:1] == "/" else self._start_tag(*key)
+        self[raw] = entry
         return entry
+
+    def _end_tag(self, name: str) -> tuple[int, int, str, int, bool | str]:
+        if name == "/a":
+            return LINK_END, -1, "", 0, False
+        if name[1:] in INLINE_NAMES:
+            return CODE_END if name == "/code" else NOTHING, -1, "", 0, False
+        return CLOSE, -1, "", 1 + (name[1:] in PARAGRAPHS), name in SPECIAL
+
+    def _start_tag(self, name: str, *attributes: tuple[str, str]) -> tuple[int, int, str, int, bool | str]:
+        for attribute, value in attributes:
+            if attribute == "class" and not KNOWN_CLASSES.isdisjoint(value.split()):
+                self.known_class = True
+        if name in IGNORED:
+            return NOTHING, -1, "", 0, False
+        if name in ("br", "hr"):
+            return BREAK, -1, "", 2 * (name == "hr"), False
+        number = len(self._kinds)
+        tag = _tag(name, attributes)
+        self._kinds.append(tag)
+        if name not in INLINE_NAMES and name != "a":
+            close = f"/{name}"
+            return OPEN, number, close, 1 + (name in PARAGRAPHS), close in SPECIAL
+        action = LINK if name == "a" else INLINE
+        if not GUTTER_WORDS.isdisjoint(tag.words):
+            return action, number, "", 0, MARK
+        is_line = any(LINE_STYLE.search(value) for attribute, value in attributes if attribute == "style")
+        return action, number, "", 0, action == INLINE and (is_line or not LINES.isdisjoint(tag.words))
 
 
 class _OpenElements:
@@ -199,7 +266,9 @@ class _OpenElements:
 
 
 def _tags(html: str, raw_text: bool, blocks: Blocks) -> Iterator[tuple[str, str]]:
-    """Each tag and the text after it; sets `blocks.cut` where there are too many."""
+    """Each tag and the text after it, without comments; sets `blocks.cut` where there are too many."""
+    first, *others = html.split("<!--")
+    html = first + "".join([part.partition("-->")[2] for part in others]) if others else html
     parts = html.replace(">", "<").split("<", 2 * MAX_TAGS + 1)  # the text before all tags, then a tag and its text in turn
     if len(parts) == 2 * html.count("<") + 1 and not raw_text:
         pairs = iter(parts)
@@ -211,7 +280,8 @@ def _tags(html: str, raw_text: bool, blocks: Blocks) -> Iterator[tuple[str, str]
     return zip(pairs, pairs, strict=True)
 
 
-def _walk(html: str, raw_text: bool, blocks: Blocks) -> None:
+def _walk(html: str, raw_text: bool, blocks: Blocks) -> _TagTable:
+    """Fill `blocks` from a body's HTML; returns its tags."""
     kind, parent, start, end = blocks.kind, blocks.parent, blocks.start, blocks.end
     tag_table = _TagTable(blocks.kinds)
     open_elements = _OpenElements()
@@ -293,6 +363,7 @@ def _walk(html: str, raw_text: bool, blocks: Blocks) -> None:
         for element in stack:  # and the body: text after a </body> inside raw text belongs to it as well
             end[element] = len(rows)
     blocks.fill(rows)
+    return tag_table
 
 
 def _new_line(pieces: list[str], name: str) -> bool:
@@ -303,7 +374,7 @@ def _new_line(pieces: list[str], name: str) -> bool:
 
 
 def _inside_code(pieces: list[str], special: bool | str, after_code: bool) -> None:
-    """At an inline element in a <pre>. `special`: see `_tag_action`; `after_code`: a <code> directly after another."""
+    """At an inline element in a <pre>. `special`: see `_TagTable`; `after_code`: a <code> directly after another."""
     if special is MARK:
         pieces.append(MARK)
     elif pieces and (special or after_code):
@@ -340,33 +411,6 @@ def code(pieces: list[str]) -> str:
             spaced = all(line[:1] in ("", " ") for line, match in zip(rest, matches, strict=True) if match)
             text = "\n".join([line[1:] if match and spaced else line for line, match in zip(rest, matches, strict=True)])
     return text.replace(MARK, "").rstrip().lstrip("\n")
-
-
-def _tag_action(raw: str, kinds: list[Tag], numbers: dict[tuple, int]) -> tuple[int, int, str, int, bool | str]:
-    """For the text between a tag's `<` and `>`: action, kind, the tag that closes it, line ends before the next block, and
-    whether it belongs to a list, table or <pre>; of an inline element whether it is a line of code, or MARK for its number."""
-    name, _, attributes = raw.partition(" ")
-    if name.startswith("/"):
-        if name == "/a":
-            return LINK_END, -1, "", 0, False
-        if name[1:] in INLINE_NAMES:
-            return CODE_END if name == "/code" else NOTHING, -1, "", 0, False
-        return CLOSE, -1, "", 1 + (name[1:] in PARAGRAPHS), name in SPECIAL
-    if name in IGNORED:
-        return NOTHING, -1, "", 0, False
-    if name in ("br", "hr"):
-        return BREAK, -1, "", 2 * (name == "hr"), False
-    known_attributes = ATTRIBUTE.findall(raw) if attributes else []
-    number = numbers.setdefault((name, *known_attributes), len(kinds))
-    if number == len(kinds):
-        kinds.append(_tag(name, known_attributes))
-    is_gutter = not GUTTER_WORDS.isdisjoint(kinds[number].words)
-    if name == "a":
-        return LINK, number, "", 0, MARK if is_gutter else False
-    if name in INLINE_NAMES:
-        is_line = any(attribute == "style" and LINE_STYLE.search(value) for attribute, value in known_attributes)
-        return INLINE, number, "", 0, MARK if is_gutter else is_line or not LINES.isdisjoint(kinds[number].words)
-    return OPEN, number, f"/{name}", 1 + (name in PARAGRAPHS), f"/{name}" in SPECIAL
 
 
 def render(blocks: Blocks, chosen: list[int]) -> str:

@@ -7,6 +7,7 @@ content: without those under an article four pages score higher, none lower (new
 """
 
 import re
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,9 @@ WORD = re.compile(r"\w+")
 
 def comments_of(blocks: Blocks) -> list[int]:
     """The blocks that are text of comments, in order; not their authors, dates, links and forms."""
+    names = "\n".join(chain.from_iterable([tag.words for tag in blocks.kinds])).lower()
+    if not any(map(names.__contains__, LIKE_SECTION)):  # four pages in five
+        return []
     words = {word for tag in blocks.kinds for word in tag.words[1:]}
     candidates = _with_substring(LIKE_SECTION, words)
     section = np.array([not candidates.isdisjoint(tag.words) and _is_section(tag) for tag in blocks.kinds], dtype=bool)
@@ -61,8 +65,7 @@ def comments_of(blocks: Blocks) -> list[int]:
     about = np.array(
         [tag.name in NO_WORDS_OF_READERS or not candidates.isdisjoint(tag.words) for tag in blocks.kinds], dtype=bool
     )
-    kind = np.array(blocks.kind)
-    inner = np.array(blocks.inner)
+    kind, inner = blocks.arrays.kind, blocks.arrays.inner
     inside = _within(blocks, section[kind])
     aside = _within(blocks, about[kind] & ~section[kind]) | ((inner >= 0) & about[inner])
     return [
@@ -77,7 +80,7 @@ def are_under_an_article(blocks: Blocks, comments: list[int], words: NDArray, li
 
     `likely` [blocks]: whether a block is kept and more likely content than not; `words` [blocks].
     """
-    kind = np.array(blocks.kind)
+    kind = blocks.arrays.kind
     of_section, of_forum, of_article = (
         np.array([is_kind(tag) for tag in blocks.kinds], dtype=bool)[kind] for is_kind in (_is_section, _is_of_forum, _is_article)
     )
@@ -88,7 +91,7 @@ def are_under_an_article(blocks: Blocks, comments: list[int], words: NDArray, li
     above = range(max(0, comments[0] - BEGIN_BLOCKS), comments[0])
     if any(words[block] <= BEGIN_WORDS and BEGIN.match(blocks.text[block]) for block in above):
         return True
-    in_comments = np.append(_within(blocks, of_section), False)[np.array(blocks.start)]
+    in_comments = np.append(_within(blocks, of_section), False)[blocks.arrays.start]
     articles = np.array([tag.name == "article" for tag in blocks.kinds])[kind] & ~in_comments
     named = of_article & ~in_comments | (articles if articles.sum() == 1 else False)
     return bool(words[article_part & _within(blocks, named)].sum() >= ARTICLE_WORDS)
@@ -120,5 +123,5 @@ def _within(blocks: Blocks, elements: np.ndarray) -> np.ndarray:
     """[elements] -> [blocks]: whether a block is in one of the marked elements."""
     size = len(blocks.text) + 1
     chosen = np.flatnonzero(elements)
-    start, end = np.array(blocks.start)[chosen], np.array(blocks.end)[chosen]
+    start, end = blocks.arrays.start[chosen], blocks.arrays.end[chosen]
     return np.cumsum(np.bincount(start, minlength=size) - np.bincount(end, minlength=size))[:-1] > 0

@@ -79,9 +79,11 @@ def items_together(probability: NDArray[np.float64], blocks: Blocks) -> NDArray[
     Decided one by one, only the longest items of a list of links would be kept. Other blocks stay as they are: an item's block
     is one directly in it, or alone in up to ITEM_LEVELS elements.
     """
-    kind, parent, start, end = (np.array(column) for column in (blocks.kind, blocks.parent, blocks.start, blocks.end))
-    is_item = np.array([tag.name == "li" for tag in blocks.kinds])[kind]
-    item = np.array(blocks.element)
+    kind, parent, start, end, item, _ = blocks.arrays
+    is_item_kind = [tag.name == "li" for tag in blocks.kinds]
+    if True not in is_item_kind:
+        return probability
+    is_item = np.array(is_item_kind)[kind]
     for _ in range(ITEM_LEVELS):  # up, while there is nothing else in the element
         outer = parent[item]
         item = np.where(~is_item[item] & (end[outer] - start[outer] == 1), outer, item)

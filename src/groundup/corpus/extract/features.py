@@ -108,6 +108,7 @@ COUNTERS = [
     _counter(space=" \n\t", stop=".!?", comma=",;:"),
     _counter(foreign="".join(map(chr, range(0xC0, 256))), line="\n", digit="0123456789"),
 ]
+SUMS = ("words", "links", "path", "word score", "prose", "prose words", "sentences")
 ENDS = np.zeros(256)
 ENDS[list(b".!?\"')")] = 1
 
@@ -123,9 +124,7 @@ class PageView:
         self.above_of, self.near_of, self.look_of = scores.of_tags(blocks.kinds)
         self.name_of = np.fromiter(map(NUMBER.get, [tag.name for tag in blocks.kinds], repeat(0)), np.int64)
         # [elements]: kind, parent, interval of blocks. [blocks]: innermost element, kind of the inline element before the text.
-        self.kind, self.parent = np.array(blocks.kind), np.array(blocks.parent)
-        self.start, self.end = np.array(blocks.start), np.array(blocks.end)
-        self.element, self.inner = np.array(blocks.element), np.array(blocks.inner)
+        self.kind, self.parent, self.start, self.end, self.element, self.inner = blocks.arrays
         self.inline = self.inner >= 0
         self.holder = self.kind[self.element]
 
@@ -167,17 +166,19 @@ class PageView:
         return np.cumsum(change)[: self.count]
 
     @cached_property
-    def sums(self) -> Features:
-        """Running sums [blocks + 1], starting with 0."""
+    def running(self) -> Array:
+        """Running sums [SUMS, blocks + 1], starting with 0."""
         parts = np.stack(
             [self.words, self.linked, self.path * self.words, self.word_score * self.words, self.prose,
              self.prose * self.words, self.letters["comma"] + self.letters["stop"]]
         )  # fmt: skip
         running = np.zeros((len(parts), self.count + 1))
         np.cumsum(parts, axis=1, out=running[:, 1:])
-        return dict(
-            zip(("words", "links", "path", "word score", "prose", "prose words", "sentences"), running, strict=True)
-        )
+        return running
+
+    @cached_property
+    def sums(self) -> Features:
+        return dict(zip(SUMS, self.running, strict=True))
 
     @cached_property
     def heart(self) -> int:
@@ -303,7 +304,8 @@ def _neighbours(page: PageView) -> Features:
     names = ("words", "link", "path", "word score", "link words", "prose")
     rows = np.stack([page.words, page.link, page.path, page.word_score, page.linked, page.prose])
     out: Features = {}
-    padded = np.pad(rows[:4], ((0, 0), (1, 1)))
+    padded = np.zeros((4, page.count + 2))
+    padded[:, 1:-1] = rows[:4]
     for by in (-1, 1):
         out |= {f"{name} {by:+d}": row[1 + by : 1 + by + page.count] for name, row in zip(names[:4], padded, strict=True)}
     wide = (0, 4, 2, 3, 5)
@@ -311,7 +313,7 @@ def _neighbours(page: PageView) -> Features:
     np.cumsum(rows[list(wide)], axis=1, out=running[:, 1:])
     for reach in (3, 10):
         low, high = np.maximum(page.index - reach, 0), np.minimum(page.index + reach + 1, page.count)
-        mean = (running[:, high] - running[:, low]) / (high - low)
+        mean = (running.take(high, axis=1) - running.take(low, axis=1)) / (high - low)
         out |= {f"{names[which]} within {reach}": row for which, row in zip(wide, mean, strict=True)}
     return out
 
@@ -323,8 +325,7 @@ def _containers(page: PageView) -> Features:
     for depth in range(LEVELS):
         level = levels[depth] = outer[level]
     low, high = page.start[levels], page.end[levels]
-    running = np.stack(list(page.sums.values()))
-    inside = dict(zip(page.sums, running[:, high] - running[:, low], strict=True))
+    inside = dict(zip(SUMS, page.running.take(high, axis=1) - page.running.take(low, axis=1), strict=True))
     words, blocks = np.maximum(inside["words"], 1.0), np.maximum(high - low, 1)
     columns = {
         "words": words,
@@ -397,7 +398,7 @@ def _ending(page: PageView) -> Features:
     running = np.zeros((len(parts), count + 1))
     np.cumsum(parts, axis=1, out=running[:, 1:])
     low, high = np.minimum(page.index, heart), np.maximum(page.index, heart) + 1
-    linked, linked_headings, headings, both, words = running[:, high] - running[:, low]
+    linked, linked_headings, headings, both, words = running.take(high, axis=1) - running.take(low, axis=1)
     alike = np.flatnonzero(page.look == page.look[heart])
     last, first = alike[-1], alike[0]
     return {

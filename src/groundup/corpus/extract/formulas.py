@@ -37,17 +37,16 @@ def may_have_formulas(source: bytes) -> bool:
 
     Searches for the pairs `at` and `jx`, then around them; searching for each word would take as long as parsing the page.
     """
-    source += b" " * (8 + len(source) % 2)
     letters = np.frombuffer(source, dtype=np.uint8)
-    pairs = letters.view(np.uint16), letters[1:-1].view(np.uint16)
+    pairs = [letters[odd : odd + (len(source) - odd) // 2 * 2].view(np.uint16) for odd in (0, 1)]
 
     def positions(pair: np.uint16) -> np.ndarray:
         return np.concatenate([2 * np.flatnonzero(half == pair) + odd for odd, half in enumerate(pairs)])
 
-    if (letters[positions(JX) - 1] == ord("m")).any():
+    if any((half == JX).any() for half in pairs) and (letters.take(positions(JX) - 1, mode="clip") == ord("m")).any():
         return True
     at_pairs = positions(AT)
-    before, third, fourth, sixth = letters[at_pairs - 1], letters[at_pairs + 2], letters[at_pairs + 3], letters[at_pairs + 5]
+    before, third, fourth, sixth = (letters.take(at_pairs + offset, mode="clip") for offset in (-1, 2, 3, 5))
     math = (before | 0x20 == ord("m")) & (third == ord("h")) & (fourth != ord("."))  # `Math.floor` is a program's
     tex = (third == ord("e")) & (fourth == ord("x"))
     data = (third == ord("a")) & (fourth == ord("-")) & ((sixth == ord("e")) | (sixth == ord("o")))
@@ -65,7 +64,7 @@ def formulas_as_tex(tree: LexborHTMLParser) -> None:
     scripted = any(node.tag == "script" for node in nodes)
     formulas: dict[int, tuple[LexborNode, str]] = {}
     for node in nodes:
-        if not _inside(node, formulas):
+        if not formulas or not _inside(node, formulas):
             tex = _tex_of(node, scripted)
             if tex is not None:
                 tex = _tidy(tex)

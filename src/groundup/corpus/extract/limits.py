@@ -40,13 +40,15 @@ def bounded(html: bytes) -> tuple[bytes, bool]:
     """The HTML up to where it is too long, nested too deep or has a tag with too many attributes; whether it was cut."""
     if cut := len(html) > MAX_BYTES:
         html = html[:MAX_BYTES]
-    letters = np.frombuffer(html + b"  ", dtype=np.uint8)
+    letters = np.frombuffer(html, dtype=np.uint8)
     tag_starts = np.flatnonzero(letters == ord("<"))
-    after = letters[tag_starts + 1] | 0x20
     if (end := _attributes_end(html, tag_starts)) < len(html):
         return bounded(html[:end])[0], True
-    step = STEP[after.astype(np.uint16) << 8 | letters[tag_starts + 2] | 0x20]
-    if len(step) == 0 or np.cumsum(step, dtype=np.int64).max() <= MAX_DEPTH:  # an upper bound: <p> and <li> may be left open
+    if len(tag_starts) == 0:
+        return html, cut
+    after, second = (letters.take(tag_starts + offset, mode="clip") | 0x20 for offset in (1, 2))
+    step = STEP[after.astype(np.uint16) << 8 | second]
+    if np.cumsum(step, dtype=np.int64).max() <= MAX_DEPTH:  # an upper bound: <p> and <li> may be left open
         return html, cut
     end = _depth_end(html)
     return html[:end], cut or end < len(html)

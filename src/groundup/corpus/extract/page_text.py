@@ -10,7 +10,7 @@ import re
 import unicodedata
 from dataclasses import dataclass, replace
 
-from selectolax.lexbor import LexborHTMLParser
+from selectolax.lexbor import LexborDocumentOptions, LexborHTMLParser
 
 from groundup.corpus.archive.content_type import HTML_TYPES, gives_text, kind_of_body
 from groundup.corpus.archive.warc import Page
@@ -107,7 +107,7 @@ def text_of(html: str | bytes, model: ContentModel, comments: bool = False) -> E
 def parse(html: str | bytes) -> tuple[str | None, Blocks]:
     """Title and blocks of a page, formulas as TeX."""
     source, cut = bounded(html.encode("utf-8", "replace") if isinstance(html, str) else html)
-    tree = LexborHTMLParser(source)
+    tree = LexborHTMLParser(source, options=LexborDocumentOptions.WO_EVENTS)  # of which only <selectedcontent> would need any
     head = tree.css_first("title")
     title = " ".join(head.text().split()) or None if head else None
     if may_have_formulas(source):
