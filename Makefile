@@ -1,4 +1,4 @@
-# Two commands do everything on a fresh machine: `make run` and `make test`. Each installs first when needed.
+# On a fresh machine two commands are enough: `make run` and `make test`. Each first installs what is missing.
 PYTHON ?= python3
 BIN := .venv/bin
 RECIPE ?= laptop
@@ -10,13 +10,13 @@ setup: .venv/tested
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "groundup needs Python 3.11 or newer")'
-	@echo "Installing what running needs into .venv: PyTorch and some twenty libraries; some minutes, once."
+	@echo "Installing into .venv what runs need: PyTorch and some twenty libraries; takes some minutes, once."
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e .
 	touch $@
 
 .venv/tested: .venv/installed
-	@echo "Installing what the tests need besides: pytest, transformers, Ray and others; a minute or two, once."
+	@echo "Installing what tests need too: pytest, transformers, Ray and others; takes a minute or two, once."
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[test,docs]'
 	touch $@
 

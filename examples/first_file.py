@@ -2,8 +2,8 @@
 
     python examples/first_file.py
 
-It needs PyTorch alone and takes some seconds. Each part is the smallest form of a chapter of groundup; the comment above it says
-which. Shapes are in the names: B sequences, T tokens, D width, V vocabulary, H heads.
+It needs only PyTorch and takes some seconds. Each part is the smallest form of a chapter of groundup, which the comment above it
+names. Variable names end in shapes: B sequences, T tokens, D width, V vocabulary, H heads.
 """
 
 import copy
@@ -19,16 +19,16 @@ from torch import nn
 torch.manual_seed(0)
 ANIMALS = {"dog": "barks", "cat": "meows", "cow": "moos", "duck": "quacks", "bee": "buzzes", "wolf": "howls"}
 
-# ---- 1. Data. A corpus is text that somebody wrote; here a rule writes it. (groundup: corpus/) --------------------------------
+# ---- 1. Data. A corpus is text that people wrote; here a rule generates it. (groundup: corpus/) -------------------------------
 random.seed(0)
 FORMS = ["the {0} {1}.", "a {0}? it {1}.", "what does it do? it {1}.", "we see the {0}."]
 CORPUS = "".join(random.choice(FORMS).format(*random.choice(list(ANIMALS.items()))) + "\n" for _ in range(600))
 
-# ---- 2. Tokens. Byte-pair encoding: begin with single bytes, and join the most frequent pair again and again. (tokenizer/) ----
+# ---- 2. Tokens. Byte-pair encoding: start from bytes, and merge the most frequent pair again and again. (tokenizer/) ----------
 
 
 def join(ids: list[int], pair: tuple[int, int], new: int) -> list[int]:
-    """Every `pair` in `ids` becomes `new`."""
+    """Replace every `pair` in `ids` by `new`."""
     joined: list[int] = []
     for token in ids:
         if joined and (joined[-1], token) == pair:
@@ -49,7 +49,7 @@ V = len(pieces)
 
 def encode(text: str) -> list[int]:
     tokens = list(text.encode())
-    for pair, new in merges.items():  # in the order in which they were learned
+    for pair, new in merges.items():  # in the order of training
         tokens = join(tokens, pair, new)
     return tokens
 
@@ -58,11 +58,11 @@ def decode(tokens: list[int]) -> str:
     return b"".join(pieces[token] for token in tokens).decode(errors="replace")
 
 
-# ---- 3. The model. A transformer gives each position a score for every token that could come next. (model/) -------------------
+# ---- 3. The model. A transformer gives each position a score for every possible next token. (model/) --------------------------
 
 
 class Block(nn.Module):
-    """Attention looks back at earlier tokens; the MLP works on each token by itself. Both add to what was there."""
+    """Attention reads earlier tokens; the MLP processes each token by itself. Both add their output to their input."""
 
     def __init__(self, D: int, H: int) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Block(nn.Module):
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
         q, k, v = self.qkv(self.norms[0](x_BTD)).unflatten(-1, (3 * self.H, -1)).transpose(1, 2).chunk(3, dim=1)
-        seen_BHTd = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # causal: no token sees those after it
+        seen_BHTd = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # causal: no token sees later ones
         x_BTD = x_BTD + self.out(seen_BHTd.transpose(1, 2).flatten(-2))
         return x_BTD + self.mlp(self.norms[1](x_BTD))
 
@@ -90,13 +90,13 @@ class Model(nn.Module):
 
 
 def log_probability(model: Model, prompt: list[int], answer: list[int]) -> torch.Tensor:
-    """Of the answer after the prompt: the sum over its tokens. Each loss below is made of this number."""
+    """Of the answer, given the prompt: the sum over its tokens. The losses of parts 6 and 7 are computed from it."""
     ids_T = torch.tensor(prompt + answer)
     log_p_TV = model(ids_T[None, :-1])[0].log_softmax(-1)
     return log_p_TV.gather(1, ids_T[1:, None])[len(prompt) - 1 :].sum()
 
 
-# ---- 4. Pre-training. Make each next token of the corpus more likely: cross-entropy. (training/) ------------------------------
+# ---- 4. Pre-training. Cross-entropy makes each next token of the corpus more likely. (training/) ------------------------------
 model, data = Model(), torch.tensor(ids)
 optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
 print(f"a model that knows nothing: {math.log(V):.2f} nats for each token")
@@ -110,7 +110,7 @@ for step in range(300):
     if step % 100 == 99:
         print(f"pre-training, step {step + 1}: {loss.item():.2f}")
 
-# ---- 5. Sampling. Draw the next token from the model's distribution, append it, and ask again. (generation/) ------------------
+# ---- 5. Sampling. Draw the next token from the model's distribution, append it, and repeat. (generation/) ---------------------
 
 
 @torch.no_grad()
@@ -128,7 +128,7 @@ def sample(model: Model, text: str, tokens: int = 16, temperature: float = 0.5) 
 print("it continues:", "the dog" + sample(model, "the dog"))
 print("it cannot answer yet:", sample(model, "Q: what does the dog do? A:"))
 
-# ---- 6. Fine-tuning (SFT). The same loss on questions with answers, counted on the answers alone. (posttraining/sft) ----------
+# ---- 6. Fine-tuning (SFT). The same loss on questions with answers, over the answers only. (posttraining/sft.py) --------------
 QUESTION, SHORT, FULL = "Q: what does the {0} do? A:", " it {1}.\n", " the {0} {1}.\n"
 optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
 for _ in range(60):
@@ -152,8 +152,8 @@ def share_of_full_sentences() -> float:
 
 print("it answers now:", sample(model, QUESTION.format("dog")))
 
-# ---- 7. Preferences (DPO). Of two answers one was preferred: raise it against the other, compared with a frozen copy of the
-#         model, which stands for what the model said before (Rafailov et al. 2023). (posttraining/dpo) --------------------------
+# ---- 7. Preferences (DPO). Of two answers one is preferred: raise its probability against the other's, relative to a frozen
+#         copy of the model before training (Rafailov et al. 2023). (posttraining/dpo.py) ---------------------------------------
 before, reference, BETA = share_of_full_sentences(), copy.deepcopy(model), 0.5
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
 for step in range(15):
