@@ -35,19 +35,19 @@ class _Layer(ctypes.Structure):
 
 
 class _Cache(ctypes.Structure):
-    _fields_ = [("rows", c_long), ("room", c_long), ("at", c_void_p)]
+    _fields_ = [("rows", c_long), ("capacity", c_long), ("data", c_void_p)]
 
 
 class _Tokens(ctypes.Structure):
     _fields_ = [
         ("count", c_long),
-        ("wanted_count", c_long),
-        *((name, c_void_p) for name in ("ids", "rows", "positions", "wanted", "slots", "parents")),
+        ("logit_count", c_long),
+        *((name, c_void_p) for name in ("ids", "rows", "positions", "logit_indices", "slots", "parents")),
     ]
 
 
 class _Targets(ctypes.Structure):
-    _fields_ = [(name, c_void_p) for name in ("ends", "ids", "found", "likeliest")]
+    _fields_ = [(name, c_void_p) for name in ("ends", "ids", "logp", "likeliest")]
 
 
 class Interrupted(Exception):

@@ -79,8 +79,8 @@ def library_or_reason() -> ctypes.CDLL | str:
     library = _compiled("kernels", [source for source in SOURCES if source.name not in FLOAT32], flags)
     if isinstance(library, str):
         return library
-    library.granted.restype = ctypes.c_bool
-    if not library.granted():
+    library.request_amx.restype = ctypes.c_bool
+    if not library.request_amx():
         return "the system does not let programs use AMX"
     float32_kernels = float32_or_reason()  # with AdamW
     return float32_kernels if isinstance(float32_kernels, str) else library
@@ -316,7 +316,7 @@ class Expert(ctypes.Structure):
 class _Experts(ctypes.Structure):
     _fields_ = [
         *((name, c_long) for name in ("tokens", "width", "inner", "count", "threads")),
-        *((name, c_void_p) for name in ("each", "x", "packed", "gates", "gated", "out", "grad_out", "grad_x")),
+        *((name, c_void_p) for name in ("experts", "x", "packed", "gates", "gated", "out", "grad_out", "grad_x")),
     ]
 
 

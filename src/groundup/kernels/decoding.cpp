@@ -1,8 +1,8 @@
-// Tokens of any rows through the whole dense decoder in float32: what generation does between two tokens, and how it reads
-// prompts; and how likely tokens are after each other, for scoring.
+// The forward pass of the dense decoder in float32 for tokens of any rows: prefill and decode steps of generation, and
+// log-probabilities for scoring.
 //
-// Every sum is made in the same order whatever is computed beside it, so a token's logits are the same to the bit in any
-// company: neither drafts nor other rows nor the number of threads can change what is said.
+// The order of additions does not depend on the batch, so a token's logits are the same to the bit whatever is computed with it:
+// neither drafts nor other rows nor the number of threads can change the text.
 #include <algorithm>
 #include <vector>
 
@@ -13,117 +13,116 @@ using namespace f32;
 
 struct StepModel {
     long layers, width, heads, key_heads, channels, inner, vocabulary, threads;
-    long panels;  // whether the matrices, but the embedding, lie in panels of 16 outputs
+    long panels;  // whether the matrices, except the embedding, are in panels of 16 outputs
     double eps;
     const float *embedding, *norm, *head;
 };
 
-struct StepLayer {  // matrices (outputs x inputs); biases and the norms of heads may be missing
+struct StepLayer {  // matrices (outputs x inputs); biases and the norms of heads may be null
     const float *attention_norm, *q, *k, *v, *q_bias, *k_bias, *v_bias, *q_norm, *k_norm, *o;
     const float *mlp_norm, *gate, *up, *down;
 };
 
-struct StepCache {  // (layers, key heads and then value heads, rows, room, channels)
-    long rows, room;
-    float* at;
+struct StepCache {  // (layers, key heads and then value heads, rows, capacity, channels)
+    long rows, capacity;
+    float* data;
 };
 
-struct StepTokens {  // each at a position of a row; those of one row in order. Logits are wanted of some, in order.
-    long count, wanted_count;
-    const long *ids, *rows, *positions, *wanted;
-    const long *slots;    // where in its row of the cache each is kept
-    const long *parents;  // of a tree: the token before each, -1 where that is the last one of those kept before; or nothing
+struct StepTokens {  // each at a position of a row; those of one row in order; logit_indices: tokens whose logits are computed, ascending
+    long count, logit_count;
+    const long *ids, *rows, *positions, *logit_indices;
+    const long *slots;    // index in its row of the cache
+    const long *parents;  // in a tree: the token before each, -1 where that is the last cached one; or null
 };
 
-struct StepTargets {  // what is asked of the wanted tokens: how likely the targets up to ends[i] are after the i-th
+struct StepTargets {  // to be scored instead of logits: targets up to ends[i] follow the i-th of the logit_indices
     const long *ends, *ids;
-    float* found;     // logarithms of their probabilities
-    long* likeliest;  // token after each of the wanted
+    float* logp;      // log-probabilities of the targets
+    long* likeliest;  // the most likely token after each of the logit_indices
 };
 
 namespace {
 
-// out = x / rms(x) * norm_weight, of `width` numbers.
-void normalised(const float* x, const float* norm_weight, double eps, long width, float* out) {
+void rms_norm(const float* x, const float* norm_weight, double eps, long width, float* out) {
     Vec squares{};
     for (long j = 0; j < width; j += LANES) squares += load(x + j) * load(x + j);
-    const Vec scale = all(1 / std::sqrt(sum(squares) / width + (float)eps));
+    const Vec scale = set1(1 / std::sqrt(sum(squares) / width + (float)eps));
     for (long j = 0; j < width; j += LANES) store(out + j, load(x + j) * scale * load(norm_weight + j));
 }
 
-// A query or key in place: each channel of the first half and its partner of the second, side by side, turned by (cos, sin).
-void turned(float* x, const float* turns, long C) {
+// RoPE of a query or key, in place. Channels j and j + C / 2 are a pair and become 2 j and 2 j + 1; rope_cache has its (cos, sin).
+void apply_rope(float* x, const float* rope_cache, long C) {
     float out[MAX_CHANNELS];
     for (long j = 0; j < C / 2; j++) {
-        const float a = x[j], b = x[C / 2 + j], cosine = turns[2 * j], sine = turns[2 * j + 1];
+        const float a = x[j], b = x[C / 2 + j], cosine = rope_cache[2 * j], sine = rope_cache[2 * j + 1];
         out[2 * j] = a * cosine - b * sine, out[2 * j + 1] = a * sine + b * cosine;
     }
     std::memcpy(x, out, C * sizeof(float));
 }
 
-struct Stretch {  // of keys and values: so many from `slot` on are those at the positions from `position` on
+struct KeyRange {  // of the cache: `count` slots from `slot` on have the positions from `position` on
     long slot, position, count;
 };
 
-// softmax(q k^T) v of R queries (R x C) over keys and values of C channels, of which query r sees the first seen[r] positions;
-// `scores` has room for R rows of `stride`, which is a multiple of LANES and not less than any of `seen`.
+// softmax(q k^T) v of R queries (R x C) over keys and values of C channels; query r sees the first visible[r] positions.
+// `scores` is R rows of `stride`, a multiple of LANES and not less than any of `visible`.
 template <int R>
-void attend_rows(const float* q, const float* keys, const float* values, const std::vector<Stretch>& way, const long* seen, long C,
+void attend_rows(const float* q, const float* keys, const float* values, const std::vector<KeyRange>& ranges, const long* visible, long C,
                  float* scores, long stride, float* const* out) {
-    const long S = *std::max_element(seen, seen + R), padded = (S + LANES - 1) / LANES * LANES;
-    for (const Stretch& part : way)
-        products_of<R>(q, C, keys + part.slot * C, C, std::min(part.count, S - part.position), C, 0,
-                       [&](long r, long s, float found) { scores[r * stride + part.position + s] = found; });
-    Vec share[R];
+    const long S = *std::max_element(visible, visible + R), padded = (S + LANES - 1) / LANES * LANES;
+    for (const KeyRange& range : ranges)
+        gemm_rows<R>(q, C, keys + range.slot * C, C, std::min(range.count, S - range.position), C, 0,
+                     [&](long r, long s, float score) { scores[r * stride + range.position + s] = score; });
+    Vec inverse_sum[R];
     for (long r = 0; r < R; r++) {
         float* row = scores + r * stride;
-        std::fill(row + seen[r], row + padded, -INFINITY);
-        Vec most = load(row), total{};
-        for (long s = LANES; s < padded; s += LANES) most = max(most, load(row + s));
-        most = all(highest(most));
+        std::fill(row + visible[r], row + padded, -INFINITY);
+        Vec row_max = load(row), total{};
+        for (long s = LANES; s < padded; s += LANES) row_max = max(row_max, load(row + s));
+        row_max = set1(reduce_max(row_max));
         for (long s = 0; s < padded; s += LANES) {
-            const Vec v = exponential(load(row + s) - most);
+            const Vec v = exponential(load(row + s) - row_max);
             store(row + s, v);
             total += v;
         }
-        share[r] = all(1 / sum(total));
+        inverse_sum[r] = set1(1 / sum(total));
     }
-    constexpr long W = LANES == 16 || R > 2 ? 2 : 4;  // vectors of channels at once
+    constexpr long W = LANES == 16 || R > 2 ? 2 : 4;  // vectors of channels in registers
     for (long c = 0; c < C; c += W * LANES) {
-        Vec found[R][W] = {};
-        for (const Stretch& part : way) {
-            const float *from = values + part.slot * C + c, *shares = scores + part.position;
-            for (long s = 0, end = std::min(part.count, S - part.position); s < end; s++) {
+        Vec acc[R][W] = {};
+        for (const KeyRange& range : ranges) {
+            const float *value_rows = values + range.slot * C + c, *weights = scores + range.position;
+            for (long s = 0, end = std::min(range.count, S - range.position); s < end; s++) {
                 Vec value[W];
-                for (long w = 0; w < W; w++) value[w] = load(from + s * C + w * LANES);
+                for (long w = 0; w < W; w++) value[w] = load(value_rows + s * C + w * LANES);
                 for (long r = 0; r < R; r++)
-                    for (long w = 0; w < W; w++) found[r][w] += all(shares[r * stride + s]) * value[w];
+                    for (long w = 0; w < W; w++) acc[r][w] += set1(weights[r * stride + s]) * value[w];
             }
         }
         for (long r = 0; r < R; r++)
-            for (long w = 0; w < W; w++) store(out[r] + c + w * LANES, found[r][w] * share[r]);
+            for (long w = 0; w < W; w++) store(out[r] + c + w * LANES, acc[r][w] * inverse_sum[r]);
     }
 }
 
-struct Group {  // tokens of one row, one after the other: `first` and so many more of the tokens, `to` where their results go
-    long first, to, count;
+struct Group {  // `count` consecutive tokens of one row from `first` on; their results go to rows from `output` on
+    long first, output, count;
 };
 
 class Pass {
    public:
-    Pass(const StepModel& model, const StepLayer* layers, const StepCache& cache, const StepTokens& tokens, const float* turns,
-         float* logits, const StepTargets* targets, Scratch& common)
-        : m(model), layers(layers), cache(cache), t(tokens), turns(turns), targets(targets), logits(logits), N(t.count),
-          M(t.wanted_count) {
-        common.room(4 * (2 * N * m.width + N * (2 * A + m.inner)) + 4096);
-        x = common.take<float>(N * m.width), last = common.take<float>(M * m.width);
-        queries = common.take<float>(N * A), attended = common.take<float>(N * A), inner = common.take<float>(N * m.inner);
+    Pass(const StepModel& model, const StepLayer* layers, const StepCache& cache, const StepTokens& tokens, const float* rope_cache,
+         float* logits, const StepTargets* targets, Scratch& shared)
+        : m(model), layers(layers), cache(cache), t(tokens), rope_cache(rope_cache), targets(targets), logits(logits), N(t.count),
+          M(t.logit_count) {
+        shared.reserve(4 * (2 * N * m.width + N * (2 * A + m.inner)) + 4096);
+        x = shared.alloc<float>(N * m.width), last = shared.alloc<float>(M * m.width);
+        queries = shared.alloc<float>(N * A), attended = shared.alloc<float>(N * A), inner = shared.alloc<float>(N * m.inner);
         for (long n = 0; n < N; n++) std::memcpy(x + n * m.width, m.embedding + t.ids[n] * m.width, m.width * sizeof(float));
-        every.reserve(N), wanted.reserve(M);
-        for (long n = 0; n < N; n++) add_to(every, n, n);
-        for (long i = 0; i < M; i++) add_to(wanted, t.wanted[i], i);
-        static long passes = 0;
-        number = ++passes;
+        all_groups.reserve(N), logit_groups.reserve(M);
+        for (long n = 0; n < N; n++) append(all_groups, n, n);
+        for (long i = 0; i < M; i++) append(logit_groups, t.logit_indices[i], i);
+        static long pass_count = 0;
+        pass_id = ++pass_count;
     }
 
     long phases() const { return PHASES * m.layers + 1; }
@@ -133,262 +132,263 @@ class Pass {
             case QKV: return blocks(N) * (m.heads + 2 * m.key_heads);
             case ATTENTION: return (long)groups(phase).size() * m.key_heads;
             case GATED: return blocks(rows(phase)) * parts(m.inner);
-            case HEAD: return targets ? (M + SCORED - 1) / SCORED : blocks(M) * parts(m.vocabulary);
+            case HEAD: return targets ? (M + SCORE_BLOCK - 1) / SCORE_BLOCK : blocks(M) * parts(m.vocabulary);
             default: return blocks(rows(phase)) * parts(m.width);
         }
     }
 
-    void chunk(long phase, long number) {
-        if (phase == PHASES * m.layers) return targets ? score(number) : head(number);
+    void chunk(long phase, long chunk) {
+        if (phase == PHASES * m.layers) return targets ? score(chunk) : head(chunk);
         const long i = phase / PHASES;
         switch (phase % PHASES) {
-            case QKV: return project(i, phase, number);
-            case ATTENTION: return attend(i, phase, number);
-            case OUTPUT: return add(phase, number, attended, A, layers[i].o);
-            case GATED: return gate(i, phase, number);
-            default: return add(phase, number, inner, m.inner, layers[i].down);
+            case QKV: return project(i, phase, chunk);
+            case ATTENTION: return attend(i, phase, chunk);
+            case OUTPUT: return add_product(phase, chunk, attended, A, layers[i].o);
+            case GATED: return gate(i, phase, chunk);
+            default: return add_product(phase, chunk, inner, m.inner, layers[i].down);
         }
     }
 
    private:
     enum Kind { QKV, ATTENTION, OUTPUT, GATED, DOWN, HEAD };
     static constexpr long PHASES = HEAD;  // of a layer
-    static constexpr long BLOCK = 64, QUERIES = 16, SCORED = 48;  // tokens of a chunk: in products, in attention, in scores
+    static constexpr long BLOCK = 64, QUERY_BLOCK = 16, SCORE_BLOCK = 48;  // tokens of a chunk: products, attention, scores
 
     const StepModel& m;
     const StepLayer* layers;
     const StepCache& cache;
     const StepTokens& t;
-    const float* turns;
+    const float* rope_cache;
     const StepTargets* targets;
     float *logits, *x, *last, *queries, *attended, *inner;
     const long N, M, A = m.heads * m.channels;
-    std::vector<Group> every, wanted;
-    long number;
+    std::vector<Group> all_groups, logit_groups;
+    long pass_id;
 
-    void add_to(std::vector<Group>& groups, long token, long to) {
+    void append(std::vector<Group>& groups, long token, long output) {
         if (!groups.empty()) {
             Group& g = groups.back();
-            if (g.count < QUERIES && g.first + g.count == token && t.rows[token] == t.rows[g.first] &&
+            if (g.count < QUERY_BLOCK && g.first + g.count == token && t.rows[token] == t.rows[g.first] &&
                 (!t.parents || t.parents[token] == token - 1)) {
                 g.count++;
                 return;
             }
         }
-        groups.push_back({token, to, 1});
+        groups.push_back({token, output, 1});
     }
 
-    // What the last token of a group sees: all of its row before it, or what is on its way to the root and kept before that.
-    void way_of(const Group& g, std::vector<Stretch>& way) const {
-        way.clear();
-        long token = g.first + g.count - 1, most = t.positions[token] + 1;
+    // What the last token of a group sees: its row up to it, or in a tree its path to the root and what was cached before that.
+    void visible_ranges(const Group& g, std::vector<KeyRange>& ranges) const {
+        ranges.clear();
+        long token = g.first + g.count - 1, end = t.positions[token] + 1;
         if (!t.parents) {
-            for (long n = g.first; n < token; n++) most = std::max(most, t.positions[n] + 1);
-            return way.push_back({0, 0, most});
+            for (long n = g.first; n < token; n++) end = std::max(end, t.positions[n] + 1);
+            return ranges.push_back({0, 0, end});
         }
         for (; token >= 0; token = t.parents[token]) {
-            most = t.positions[token];
-            if (!way.empty() && way.back().slot == t.slots[token] + 1)
-                way.back().slot--, way.back().position--, way.back().count++;
+            end = t.positions[token];
+            if (!ranges.empty() && ranges.back().slot == t.slots[token] + 1)
+                ranges.back().slot--, ranges.back().position--, ranges.back().count++;
             else
-                way.push_back({t.slots[token], most, 1});
+                ranges.push_back({t.slots[token], end, 1});
         }
-        if (most) way.push_back({0, 0, most});
-        std::reverse(way.begin(), way.end());
+        if (end) ranges.push_back({0, 0, end});
+        std::reverse(ranges.begin(), ranges.end());
     }
 
     static long blocks(long rows) { return (rows + BLOCK - 1) / BLOCK; }
-    static long parts(long outputs) { return (outputs + PART - 1) / PART; }
-    // After the last layer's keys and values only those go on whose logits are wanted.
-    bool only_wanted(long phase) const { return phase > PHASES * (m.layers - 1) + QKV; }
-    long rows(long phase) const { return only_wanted(phase) ? M : N; }
-    const std::vector<Group>& groups(long phase) const { return only_wanted(phase) ? wanted : every; }
+    static long parts(long outputs) { return (outputs + OUTPUT_BLOCK - 1) / OUTPUT_BLOCK; }
+    // After the last layer's keys and values only tokens whose logits are computed go on.
+    bool only_logit_tokens(long phase) const { return phase > PHASES * (m.layers - 1) + QKV; }
+    long rows(long phase) const { return only_logit_tokens(phase) ? M : N; }
+    const std::vector<Group>& groups(long phase) const { return only_logit_tokens(phase) ? logit_groups : all_groups; }
 
-    struct Part {  // rows from n on, outputs from o on
+    struct OutputTile {  // rows from n on, outputs from o on
         long n, rows, o, outputs;
     };
-    static Part of(long chunk, long rows, long outputs) {
-        const long count = parts(outputs), n = chunk / count * BLOCK, o = chunk % count * PART;
-        return {n, std::min(BLOCK, rows - n), o, std::min(PART, outputs - o)};
+    static OutputTile output_tile(long chunk, long rows, long outputs) {
+        const long count = parts(outputs), n = chunk / count * BLOCK, o = chunk % count * OUTPUT_BLOCK;
+        return {n, std::min(BLOCK, rows - n), o, std::min(OUTPUT_BLOCK, outputs - o)};
     }
 
-    void multiply(const float* x, long rows, long K, const float* weight, long outputs, float* found) const {
-        (m.panels ? products_of_panels : products)(x, rows, K, weight, outputs, found);
+    void multiply(const float* x, long rows, long K, const float* weight, long outputs, float* out) const {
+        (m.panels ? gemm_panels : gemm)(x, rows, K, weight, outputs, out);
     }
 
-    // A block of x, normalised: kept by the thread for the chunks that follow, which makes it twice, but waits for nobody.
-    const float* normalised_block(long phase, const float* from, long n, long rows, const float* norm_weight) {
-        thread_local std::vector<float> kept;
-        thread_local long of_pass = 0, of_phase, of_block;
-        if (of_pass != number || of_phase != phase || of_block != n) {
-            kept.resize(BLOCK * m.width);
+    // A normalised block of x, cached by the thread for the next chunks: other threads compute it again rather than wait.
+    const float* rms_norm_block(long phase, const float* rows_in, long n, long rows, const float* norm_weight) {
+        thread_local std::vector<float> cached;
+        thread_local long cached_pass = 0, cached_phase, cached_row;
+        if (cached_pass != pass_id || cached_phase != phase || cached_row != n) {
+            cached.resize(BLOCK * m.width);
             for (long i = 0; i < rows; i++)
-                normalised(from + (n + i) * m.width, norm_weight, m.eps, m.width, kept.data() + i * m.width);
-            of_pass = number, of_phase = phase, of_block = n;
+                rms_norm(rows_in + (n + i) * m.width, norm_weight, m.eps, m.width, cached.data() + i * m.width);
+            cached_pass = pass_id, cached_phase = phase, cached_row = n;
         }
-        return kept.data();
+        return cached.data();
     }
 
-    float* kept(long layer, long head, long row) const {
-        return cache.at + ((layer * 2 * m.key_heads + head) * cache.rows + row) * cache.room * m.channels;
+    float* cache_row(long layer, long head, long row) const {
+        return cache.data + ((layer * 2 * m.key_heads + head) * cache.rows + row) * cache.capacity * m.channels;
     }
 
     void project(long i, long phase, long chunk) {
         const StepLayer& l = layers[i];
         const long C = m.channels, D = m.width, K = m.key_heads, count = m.heads + 2 * K;
         const long head = chunk % count, n = chunk / count * BLOCK, rows = std::min(BLOCK, N - n);
-        const float* h = normalised_block(phase, x, n, rows, l.attention_norm);
-        const bool query = head < m.heads, key = !query && head < m.heads + K;
-        const long own = query ? head : key ? head - m.heads : head - m.heads - K;
-        const float* weight = (query ? l.q : key ? l.k : l.v) + own * C * D;
-        const float *bias = query ? l.q_bias : key ? l.k_bias : l.v_bias, *norm_weight = query ? l.q_norm : l.k_norm;
-        for (long o = 0; o < C; o += PART) {
-            float found[BLOCK * PART];
-            const long outputs = std::min(PART, C - o);
-            multiply(h, rows, D, weight + o * D, outputs, found);
+        const float* h = rms_norm_block(phase, x, n, rows, l.attention_norm);
+        const bool is_query = head < m.heads, is_key = !is_query && head < m.heads + K;
+        const long head_index = is_query ? head : is_key ? head - m.heads : head - m.heads - K;
+        const float* weight = (is_query ? l.q : is_key ? l.k : l.v) + head_index * C * D;
+        const float *bias = is_query ? l.q_bias : is_key ? l.k_bias : l.v_bias, *norm_weight = is_query ? l.q_norm : l.k_norm;
+        for (long o = 0; o < C; o += OUTPUT_BLOCK) {
+            float out[BLOCK * OUTPUT_BLOCK];
+            const long outputs = std::min(OUTPUT_BLOCK, C - o);
+            multiply(h, rows, D, weight + o * D, outputs, out);
             for (long r = 0; r < rows; r++) {
-                float* to = place(i, head, n + r) + o;
+                float* dst = qkv_row(i, head, n + r) + o;
                 for (long j = 0; j < outputs; j += LANES) {
-                    const Vec v = load(found + r * PART + j);
-                    store(to + j, bias ? v + load(bias + own * C + o + j) : v);
+                    const Vec v = load(out + r * OUTPUT_BLOCK + j);
+                    store(dst + j, bias ? v + load(bias + head_index * C + o + j) : v);
                 }
             }
         }
-        for (long r = n; (query || key) && r < n + rows; r++) {
-            float* to = place(i, head, r);
-            if (norm_weight) normalised(to, norm_weight, m.eps, C, to);
-            turned(to, turns + t.positions[r] * C, C);
+        for (long r = n; (is_query || is_key) && r < n + rows; r++) {
+            float* dst = qkv_row(i, head, r);
+            if (norm_weight) rms_norm(dst, norm_weight, m.eps, C, dst);
+            apply_rope(dst, rope_cache + t.positions[r] * C, C);
         }
     }
-    float* place(long layer, long head, long n) const {
+    float* qkv_row(long layer, long head, long n) const {
         if (head < m.heads) return queries + (n * m.heads + head) * m.channels;
-        return kept(layer, head - m.heads, t.rows[n]) + t.slots[n] * m.channels;
+        return cache_row(layer, head - m.heads, t.rows[n]) + t.slots[n] * m.channels;
     }
 
     void attend(long i, long phase, long chunk) {
-        const std::vector<Group>& all_groups = groups(phase);
-        const Group& g = all_groups[chunk % all_groups.size()];
-        const long shared = chunk / all_groups.size(), C = m.channels, together = m.heads / m.key_heads;
+        const std::vector<Group>& phase_groups = groups(phase);
+        const Group& g = phase_groups[chunk % phase_groups.size()];
+        const long key_head = chunk / phase_groups.size(), C = m.channels, group_size = m.heads / m.key_heads;
         const long last_token = g.first + g.count - 1, row = t.rows[g.first];
-        const float *keys = kept(i, shared, row), *values = kept(i, m.key_heads + shared, row);
+        const float *keys = cache_row(i, key_head, row), *values = cache_row(i, m.key_heads + key_head, row);
         const float scale = 1 / std::sqrt((float)C);
-        thread_local std::vector<Stretch> way;
+        thread_local std::vector<KeyRange> ranges;
         thread_local std::vector<float> scores;
-        way_of(g, way);
-        const long most = way.back().position + way.back().count, stride = (most + LANES - 1) / LANES * LANES;
+        visible_ranges(g, ranges);
+        const long end = ranges.back().position + ranges.back().count, stride = (end + LANES - 1) / LANES * LANES;
         scores.resize(4 * (stride + MAX_CHANNELS));
         float *q = scores.data() + 4 * stride, *out[4];
-        long seen[4], count = 0;
-        const auto flush = [&] {
+        long visible[4], count = 0;
+        const auto attend_batch = [&] {
             switch (count) {
-                case 1: attend_rows<1>(q, keys, values, way, seen, C, scores.data(), stride, out); break;
-                case 2: attend_rows<2>(q, keys, values, way, seen, C, scores.data(), stride, out); break;
-                case 3: attend_rows<3>(q, keys, values, way, seen, C, scores.data(), stride, out); break;
-                case 4: attend_rows<4>(q, keys, values, way, seen, C, scores.data(), stride, out); break;
+                case 1: attend_rows<1>(q, keys, values, ranges, visible, C, scores.data(), stride, out); break;
+                case 2: attend_rows<2>(q, keys, values, ranges, visible, C, scores.data(), stride, out); break;
+                case 3: attend_rows<3>(q, keys, values, ranges, visible, C, scores.data(), stride, out); break;
+                case 4: attend_rows<4>(q, keys, values, ranges, visible, C, scores.data(), stride, out); break;
             }
             count = 0;
         };
         for (long n = g.first; n <= last_token; n++)
-            for (long head = shared * together; head < (shared + 1) * together; head++) {
-                const float* from = queries + (n * m.heads + head) * C;
-                for (long c = 0; c < C; c += LANES) store(q + count * C + c, load(from + c) * scale);
-                seen[count] = t.positions[n] + 1, out[count] = attended + (g.to + n - g.first) * A + head * C;
-                if (++count == 4) flush();
+            for (long head = key_head * group_size; head < (key_head + 1) * group_size; head++) {
+                const float* query = queries + (n * m.heads + head) * C;
+                for (long c = 0; c < C; c += LANES) store(q + count * C + c, load(query + c) * scale);
+                visible[count] = t.positions[n] + 1, out[count] = attended + (g.output + n - g.first) * A + head * C;
+                if (++count == 4) attend_batch();
             }
-        flush();
+        attend_batch();
     }
 
-    // x += from (rows x K) times the weight (width x K) transposed.
-    void add(long phase, long chunk, const float* from, long K, const float* weight) {
-        const Part p = of(chunk, rows(phase), m.width);
-        float found[BLOCK * PART];
-        multiply(from + p.n * K, p.rows, K, weight + p.o * K, p.outputs, found);
+    // x += a (rows x K) times the weight (width x K) transposed.
+    void add_product(long phase, long chunk, const float* a, long K, const float* weight) {
+        const OutputTile p = output_tile(chunk, rows(phase), m.width);
+        float product[BLOCK * OUTPUT_BLOCK];
+        multiply(a + p.n * K, p.rows, K, weight + p.o * K, p.outputs, product);
         for (long r = 0; r < p.rows; r++) {
-            float* to = residual(phase) + (p.n + r) * m.width + p.o;
+            float* dst = residual(phase) + (p.n + r) * m.width + p.o;
             const bool first_of_last = phase == PHASES * (m.layers - 1) + OUTPUT;
-            const float* before = first_of_last ? x + t.wanted[p.n + r] * m.width + p.o : to;
-            for (long j = 0; j < p.outputs; j += LANES) store(to + j, load(before + j) + load(found + r * PART + j));
+            const float* previous = first_of_last ? x + t.logit_indices[p.n + r] * m.width + p.o : dst;
+            for (long j = 0; j < p.outputs; j += LANES) store(dst + j, load(previous + j) + load(product + r * OUTPUT_BLOCK + j));
         }
     }
-    float* residual(long phase) const { return only_wanted(phase) ? last : x; }
+    float* residual(long phase) const { return only_logit_tokens(phase) ? last : x; }
 
     void gate(long i, long phase, long chunk) {
         const StepLayer& l = layers[i];
-        const Part p = of(chunk, rows(phase), m.inner);
-        const float* h = normalised_block(phase, residual(phase), p.n, p.rows, l.mlp_norm);
-        float gates[BLOCK * PART], found[BLOCK * PART];
+        const OutputTile p = output_tile(chunk, rows(phase), m.inner);
+        const float* h = rms_norm_block(phase, residual(phase), p.n, p.rows, l.mlp_norm);
+        float gates[BLOCK * OUTPUT_BLOCK], up[BLOCK * OUTPUT_BLOCK];
         multiply(h, p.rows, m.width, l.gate + p.o * m.width, p.outputs, gates);
-        multiply(h, p.rows, m.width, l.up + p.o * m.width, p.outputs, found);
+        multiply(h, p.rows, m.width, l.up + p.o * m.width, p.outputs, up);
         for (long r = 0; r < p.rows; r++)
             for (long j = 0; j < p.outputs; j += LANES) {
-                const Vec v = load(gates + r * PART + j), below = exponential(-v) + 1.f;
-                store(inner + (p.n + r) * m.inner + p.o + j, v * load(found + r * PART + j) / below);
+                const Vec v = load(gates + r * OUTPUT_BLOCK + j), denominator = exponential(-v) + 1.f;
+                store(inner + (p.n + r) * m.inner + p.o + j, v * load(up + r * OUTPUT_BLOCK + j) / denominator);
             }
     }
 
     void head(long chunk) {
-        const Part p = of(chunk, M, m.vocabulary);
-        const float* h = normalised_block(PHASES * m.layers, last, p.n, p.rows, m.norm);
-        float found[BLOCK * PART];
-        multiply(h, p.rows, m.width, m.head + p.o * m.width, p.outputs, found);
+        const OutputTile p = output_tile(chunk, M, m.vocabulary);
+        const float* h = rms_norm_block(PHASES * m.layers, last, p.n, p.rows, m.norm);
+        float block[BLOCK * OUTPUT_BLOCK];
+        multiply(h, p.rows, m.width, m.head + p.o * m.width, p.outputs, block);
         for (long r = 0; r < p.rows; r++)
-            std::memcpy(logits + (p.n + r) * m.vocabulary + p.o, found + r * PART, p.outputs * sizeof(float));
+            std::memcpy(logits + (p.n + r) * m.vocabulary + p.o, block + r * OUTPUT_BLOCK, p.outputs * sizeof(float));
     }
 
-    // The logits of some tokens stay with the thread: what is asked of them is few numbers.
+    // Log-probabilities of targets from logits that stay in the thread's memory.
     void score(long chunk) {
-        const long n = chunk * SCORED, rows = std::min(SCORED, M - n), V = m.vocabulary, stride = (V + PART - 1) / PART * PART;
+        const long n = chunk * SCORE_BLOCK, rows = std::min(SCORE_BLOCK, M - n), V = m.vocabulary;
+        const long stride = (V + OUTPUT_BLOCK - 1) / OUTPUT_BLOCK * OUTPUT_BLOCK;
         thread_local std::vector<float> h, all_logits;
-        h.resize(SCORED * m.width), all_logits.resize(SCORED * stride);
-        for (long r = 0; r < rows; r++) normalised(last + (n + r) * m.width, m.norm, m.eps, m.width, h.data() + r * m.width);
-        for (long o = 0; o < V; o += PART) {
-            float found[SCORED * PART];
-            const long outputs = std::min(PART, V - o);
-            multiply(h.data(), rows, m.width, m.head + o * m.width, outputs, found);
+        h.resize(SCORE_BLOCK * m.width), all_logits.resize(SCORE_BLOCK * stride);
+        for (long r = 0; r < rows; r++) rms_norm(last + (n + r) * m.width, m.norm, m.eps, m.width, h.data() + r * m.width);
+        for (long o = 0; o < V; o += OUTPUT_BLOCK) {
+            float block[SCORE_BLOCK * OUTPUT_BLOCK];
+            const long outputs = std::min(OUTPUT_BLOCK, V - o);
+            multiply(h.data(), rows, m.width, m.head + o * m.width, outputs, block);
             for (long r = 0; r < rows; r++) {
-                std::fill(found + r * PART + outputs, found + (r + 1) * PART, -INFINITY);
-                std::memcpy(all_logits.data() + r * stride + o, found + r * PART, PART * sizeof(float));
+                std::fill(block + r * OUTPUT_BLOCK + outputs, block + (r + 1) * OUTPUT_BLOCK, -INFINITY);
+                std::memcpy(all_logits.data() + r * stride + o, block + r * OUTPUT_BLOCK, OUTPUT_BLOCK * sizeof(float));
             }
         }
         for (long r = 0; r < rows; r++) {
             const float* row = all_logits.data() + r * stride;
-            Vec most = load(row), total{};
-            for (long v = LANES; v < stride; v += LANES) most = max(most, load(row + v));
-            const float top = highest(most);
-            for (long v = 0; v < stride; v += LANES) total += exponential(load(row + v) - all(top));
-            const float norm = std::log(sum(total));
+            Vec lane_max = load(row), total{};
+            for (long v = LANES; v < stride; v += LANES) lane_max = max(lane_max, load(row + v));
+            const float row_max = reduce_max(lane_max);
+            for (long v = 0; v < stride; v += LANES) total += exponential(load(row + v) - set1(row_max));
+            const float log_sum = std::log(sum(total));
             for (long i = n + r ? targets->ends[n + r - 1] : 0; i < targets->ends[n + r]; i++)
-                targets->found[i] = row[targets->ids[i]] - top - norm;
-            targets->likeliest[n + r] = std::find(row, row + V, top) - row;
+                targets->logp[i] = row[targets->ids[i]] - row_max - log_sum;
+            targets->likeliest[n + r] = std::find(row, row + V, row_max) - row;
         }
     }
 };
 
 }  // namespace
 
-// Logits (wanted, vocabulary) of the token after each of those wanted. The cache has what is before the tokens in their
-// rows, and gets these. turns (room, channels): cosine and sine of each pair's angle. 0; or, with nothing done, 1 where an id
-// is none, 2 where a row, position or slot is none, 3 where they are too many. With `targets` there are no logits, but what is
-// asked there; who calls has seen to it that these and the parents are in order. 4 where `stop`, if it is there, became 1 meanwhile:
-// what was to be written may be written in part.
+// Logits (logit_count, vocabulary) after each of the logit_indices. The cache has what is before the tokens in their
+// rows; their keys and values are added. rope_cache (capacity, channels): cosine and sine of each pair's angle. With `targets`
+// their log-probabilities are computed instead of logits; the caller has checked these and the parents. Returns 0; or, with nothing
+// done, 1 for an id out of range, 2 for a row, position or slot out of range, 3 for too many tokens; or 4 if `stop`, where it is
+// not null, became 1 meanwhile: results may be written in part.
 extern "C" int decode(const StepModel* model, const StepLayer* layers, const StepCache* cache, const StepTokens* tokens,
-                      const float* turns, float* logits, const StepTargets* targets, const int* stop) {
+                      const float* rope_cache, float* logits, const StepTargets* targets, const int* stop) {
     const StepTokens& t = *tokens;
-    const auto within = [&](const long* some, long end) {
-        return std::all_of(some, some + t.count, [=](long one) { return 0 <= one && one < end; });
+    const auto within = [&](const long* values, long end) {
+        return std::all_of(values, values + t.count, [=](long value) { return 0 <= value && value < end; });
     };
     if (!within(t.ids, model->vocabulary)) return 1;
-    if (!within(t.rows, cache->rows) || !within(t.positions, cache->room) || !within(t.slots, cache->room)) return 2;
+    if (!within(t.rows, cache->rows) || !within(t.positions, cache->capacity) || !within(t.slots, cache->capacity)) return 2;
     Team& team = Team::get();
-    const std::lock_guard<std::mutex> alone(team.alone);
-    Pass pass(*model, layers, *cache, t, turns, logits, targets, team.common);
+    const std::lock_guard<std::mutex> lock(team.call_mutex);
+    Pass pass(*model, layers, *cache, t, rope_cache, logits, targets, team.shared);
     const auto stopped = [stop] { return stop && __atomic_load_n(stop, __ATOMIC_RELAXED); };
     std::vector<Phase> phases;
     for (long phase = 0; phase < pass.phases(); phase++) {
         phases.push_back({pass.chunks(phase), [&pass, &stopped, phase](long chunk) {
             if (!stopped()) pass.chunk(phase, chunk);
         }});
-        if (phases.back().chunks > Team::MOST_CHUNKS) return 3;
+        if (phases.back().chunks > Team::MAX_CHUNKS) return 3;
     }
     team.run(model->threads, phases);
     return stopped() ? 4 : 0;

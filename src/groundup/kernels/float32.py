@@ -21,10 +21,10 @@ def check_head(width: int) -> None:
 
 class _Loss(ctypes.Structure):
     _fields_ = [
-        *((name, c_long) for name in ("tokens", "width", "vocabulary", "known", "threads")),
+        *((name, c_long) for name in ("tokens", "width", "padded_vocabulary", "vocabulary", "threads")),
         *(
             (name, c_void_p)
-            for name in ("hidden", "weight", "targets", "slopes", "found", "entropy", "grad_hidden", "grad_weight")
+            for name in ("hidden", "weight", "targets", "slopes", "logp", "entropy", "grad_hidden", "grad_weight")
         ),
     ]
 
@@ -139,7 +139,7 @@ def _recur(inputs: Tensor | None, weight_GD: Tensor, begins_BT: Tensor, *others:
 class _Experts(ctypes.Structure):
     _fields_ = [
         *((name, c_long) for name in ("tokens", "width", "inner", "count", "threads")),
-        *((name, c_void_p) for name in ("each", "x", "gates", "out", "grad_out", "grad_x")),
+        *((name, c_void_p) for name in ("experts", "x", "gates", "out", "grad_out", "grad_x")),
     ]
 
 

@@ -1,4 +1,4 @@
-// What kernels of both formats share: memory that they keep between calls, and sums.
+// For kernels of both formats: memory that is reused between calls, and sums of rows.
 #pragma once
 #include <sys/mman.h>
 
@@ -9,7 +9,7 @@
 struct Scratch {
     char* memory = nullptr;
     size_t size = 0, used = 0;
-    void room(size_t bytes) {  // kept between calls: memory given back would have to be cleared again
+    void reserve(size_t bytes) {  // never freed: the system would have to clear it again
         used = 0;
         if (bytes <= size) return;
         free(memory);
@@ -20,17 +20,17 @@ struct Scratch {
 #endif
     }
     template <class T>
-    T* take(size_t count) {
-        T* found = (T*)(memory + used);
+    T* alloc(size_t count) {
+        T* allocation = (T*)(memory + used);
         used += (count * sizeof(T) + 127) / 64 * 64;
-        return found;
+        return allocation;
     }
 };
 inline thread_local Scratch scratch;
-inline Scratch common;            // for all threads of a call
-inline std::mutex one_at_a_time;  // who calls from outside
+inline Scratch shared;         // of all threads of a call
+inline std::mutex call_mutex;  // one call from Python at a time
 
-// The sum of `count` rows of parts, `stride` apart, always in the same order.
+// The sum of `count` rows of `parts`, `stride` apart, always in the same order.
 static inline void sum_rows(const float* parts, long count, long stride, long width, float* sums) {
     for (long i = 0; i < width; i++) {
         float total = 0;

@@ -1,8 +1,8 @@
-// Threads that share work: a computation of phases, each of chunks that any thread may take and that are told apart by number.
+// A thread pool: a computation has phases, each has numbered chunks, and any thread may take any chunk.
 //
-// A phase is over when its chunks are done, not when every thread has come by: where a core is busy with something else, the
-// others do its share. Whoever finishes the last chunk begins the next phase. All of it depends on one number, the ticket,
-// from which a thread takes a chunk by adding one; one who gets no valid chunk touches nothing.
+// A phase ends when its chunks are done, without a barrier of all threads: where a core is busy with something else, the others
+// do its share. The thread that finishes the last chunk begins the next phase. One atomic number, the ticket, holds this state:
+// a thread takes a chunk by adding one to it, and does nothing if it got no valid chunk.
 #pragma once
 #include <pthread.h>
 
@@ -24,7 +24,7 @@ static inline void pause_spinning() {
 #endif
 }
 
-// How this thread rounds, and what it makes of denormal numbers: all threads must do as the caller does.
+// This thread's rounding mode and treatment of denormals: all threads must have the caller's.
 static inline uint64_t float_mode() {
 #if defined(__x86_64__)
     return __builtin_ia32_stmxcsr();
@@ -46,17 +46,17 @@ static inline void set_float_mode(uint64_t mode) {
 
 struct Phase {
     long chunks;
-    std::function<void(long)> chunk;  // of each number below
+    std::function<void(long)> chunk;  // called with 0 to chunks - 1
 };
 
 class Team {
    public:
-    std::mutex alone;  // held by who uses the team
-    Scratch common;    // for all threads of a computation
+    std::mutex call_mutex;  // held by the caller of `run`
+    Scratch shared;         // for all threads of a computation
 
-    static constexpr long MOST_CHUNKS = 1 << 21;  // of a phase
+    static constexpr long MAX_CHUNKS = 1 << 21;  // of a phase
 
-    // The process's own: a child that was forked has none of its parent's threads.
+    // One team per process: a forked child has none of its parent's threads.
     static Team& get() {
         static std::atomic<Team*> team{nullptr};
         static std::once_flag once;
@@ -67,83 +67,83 @@ class Team {
         return *team;
     }
 
-    // All chunks of a phase, phase by phase, by so many threads and the caller's one of them.
-    void run(long wanted, const std::vector<Phase>& given) {
-        phases = &given, mode = float_mode();
-        members = wanted;
-        hire();
-        first_phase = (phase_of(ticket) + 1) & PHASES;
-        const uint64_t end = (first_phase + given.size()) & PHASES;
-        begin(0);
-        const auto over = [&] { return phase_of(ticket) == end; };
-        while (!over()) take_or_rest([] { return true; }, over);
+    // Runs all chunks, phase by phase, on this many threads, of which the caller is one.
+    void run(long threads, const std::vector<Phase>& new_phases) {
+        phases = &new_phases, mode = float_mode();
+        team_size = threads;
+        start_threads();
+        first_phase = (phase_of(ticket) + 1) & PHASE_MASK;
+        const uint64_t end = (first_phase + new_phases.size()) & PHASE_MASK;
+        begin_phase(0);
+        const auto finished = [&] { return phase_of(ticket) == end; };
+        while (!finished()) run_or_wait([] { return true; }, finished);
     }
 
    private:
-    static constexpr int BITS = 22;  // of the ticket: a phase, how many chunks it has, the next of them
-    static constexpr uint64_t NUMBERS = (1 << BITS) - 1, PHASES = (1 << 20) - 1;
-    static constexpr auto AWAKE = std::chrono::microseconds(200);  // as long as what is between two calls
+    static constexpr int BITS = 22;  // of the ticket: phase (20 bits), number of its chunks, next chunk
+    static constexpr uint64_t CHUNK_MASK = (1 << BITS) - 1, PHASE_MASK = (1 << 20) - 1;
+    static constexpr auto SPIN_TIME = std::chrono::microseconds(200);  // as long as the time between two calls
 
     alignas(64) std::atomic<uint64_t> ticket{0};
-    alignas(64) std::atomic<uint64_t> done{0};
-    alignas(64) std::atomic<long> members{1};
-    std::atomic<long> asleep{0};
-    long hired = 1;
+    alignas(64) std::atomic<uint64_t> chunks_done{0};
+    alignas(64) std::atomic<long> team_size{1};
+    std::atomic<long> sleepers{0};
+    long started = 1;
     uint64_t first_phase = 0, mode = 0;
     const std::vector<Phase>* phases = nullptr;
-    std::mutex bed;
-    std::condition_variable alarm;
+    std::mutex sleep_mutex;
+    std::condition_variable wake;
 
     static uint64_t phase_of(uint64_t ticket) { return ticket >> (2 * BITS); }
-    static uint64_t chunks_of(uint64_t ticket) { return ticket >> BITS & NUMBERS; }
-    static bool valid(uint64_t ticket) { return (ticket & NUMBERS) < chunks_of(ticket); }
+    static uint64_t chunks_of(uint64_t ticket) { return ticket >> BITS & CHUNK_MASK; }
+    static bool has_chunk(uint64_t ticket) { return (ticket & CHUNK_MASK) < chunks_of(ticket); }
 
-    void hire() {
+    void start_threads() {
         try {
-            for (; hired < members; hired++) std::thread([this, id = hired] { work(id); }).detach();
-        } catch (const std::system_error&) {  // no more threads: those that are will do
+            for (; started < team_size; started++) std::thread([this, id = started] { worker_loop(id); }).detach();
+        } catch (const std::system_error&) {  // no more threads: those that have started are enough
         }
     }
 
-    void begin(size_t phase) {
+    void begin_phase(size_t phase) {
         while (phase < phases->size() && !(*phases)[phase].chunks) phase++;
         const uint64_t chunks = phase < phases->size() ? (*phases)[phase].chunks : 0;
-        done.store(0, std::memory_order_relaxed);
-        const bool share = members > 1;
-        ticket = ((first_phase + phase) & PHASES) << (2 * BITS) | chunks << BITS;
-        if (share && asleep) {  // nothing of the phases may be read any more
-            std::lock_guard<std::mutex> lock(bed);
-            alarm.notify_all();
+        chunks_done.store(0, std::memory_order_relaxed);
+        const bool has_workers = team_size > 1;
+        ticket = ((first_phase + phase) & PHASE_MASK) << (2 * BITS) | chunks << BITS;
+        if (has_workers && sleepers) {  // `phases` may be gone by now: it must not be read here
+            std::lock_guard<std::mutex> lock(sleep_mutex);
+            wake.notify_all();
         }
     }
 
-    bool take_one() {
-        if (!valid(ticket.load(std::memory_order_acquire))) return false;
+    bool run_one_chunk() {
+        if (!has_chunk(ticket.load(std::memory_order_acquire))) return false;
         const uint64_t taken = ticket.fetch_add(1, std::memory_order_acq_rel);
-        if (!valid(taken)) return false;
-        const long phase = (phase_of(taken) - first_phase) & PHASES;
+        if (!has_chunk(taken)) return false;
+        const long phase = (phase_of(taken) - first_phase) & PHASE_MASK;
         set_float_mode(mode);
-        (*phases)[phase].chunk(taken & NUMBERS);
-        if (done.fetch_add(1, std::memory_order_acq_rel) + 1 == chunks_of(taken)) begin(phase + 1);
+        (*phases)[phase].chunk(taken & CHUNK_MASK);
+        if (chunks_done.fetch_add(1, std::memory_order_acq_rel) + 1 == chunks_of(taken)) begin_phase(phase + 1);
         return true;
     }
 
-    // A chunk, or some waiting for one: at last asleep, which leaves the core to a thread that was put off its own amid a chunk.
-    template <class Mine, class Over>
-    void take_or_rest(Mine mine, Over over) {
-        const auto since = std::chrono::steady_clock::now();
+    // Runs a chunk or waits for one. It sleeps at last, which frees the core for a thread that was preempted within a chunk.
+    template <class InTeam, class Finished>
+    void run_or_wait(InTeam in_team, Finished finished) {
+        const auto start = std::chrono::steady_clock::now();
         do {
-            if (mine() && take_one()) return;
-            for (int spin = 0; spin < 16 && !valid(ticket.load(std::memory_order_relaxed)); spin++) pause_spinning();
-            if (over()) return;
-        } while (std::chrono::steady_clock::now() - since < AWAKE);
-        std::unique_lock<std::mutex> lock(bed);
-        asleep++;
-        alarm.wait(lock, [&] { return over() || (mine() && valid(ticket)); });
-        asleep--;
+            if (in_team() && run_one_chunk()) return;
+            for (int spin = 0; spin < 16 && !has_chunk(ticket.load(std::memory_order_relaxed)); spin++) pause_spinning();
+            if (finished()) return;
+        } while (std::chrono::steady_clock::now() - start < SPIN_TIME);
+        std::unique_lock<std::mutex> lock(sleep_mutex);
+        sleepers++;
+        wake.wait(lock, [&] { return finished() || (in_team() && has_chunk(ticket)); });
+        sleepers--;
     }
 
-    void work(long id) {
-        for (;;) take_or_rest([&] { return id < members; }, [] { return false; });
+    void worker_loop(long id) {
+        for (;;) run_or_wait([&] { return id < team_size; }, [] { return false; });
     }
 };

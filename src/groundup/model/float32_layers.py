@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from groundup.model.decoder import Backbone, DecoderConfig
 
 LINE = 16  # numbers: every size is a multiple of it
-ACTIVATIONS = ("x", "mixed", "attention", "middle", "gates", "log_sums")
+ACTIVATIONS = ("x", "qkv", "attention", "mlp_input", "gates", "log_sum_exp")
 
 
 def check(config: "DecoderConfig") -> None:
@@ -41,7 +41,7 @@ class _Shape(ctypes.Structure):
             (name, c_long)
             for name in (
                 "rows", "tokens", "time", "width", "heads", "key_heads", "channels", "inner", "threads", "layers", "vocabulary",
-                "asked",
+                "outputs",
             )
         ),
         ("eps", c_double),
@@ -53,7 +53,7 @@ class _Layer(ctypes.Structure):
 
 
 class _Batch(ctypes.Structure):
-    _fields_ = [(name, c_void_p) for name in ("embedding", "cos", "sin", "norm", *Rows._fields, "asked")]
+    _fields_ = [(name, c_void_p) for name in ("embedding", "cos", "sin", "norm", *Rows._fields, "output_indices")]
 
 
 def whole_rows(ids_BT: Tensor, documents_BT: Tensor | None) -> Rows:

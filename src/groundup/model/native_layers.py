@@ -41,12 +41,13 @@ def check(config: "DecoderConfig", context: int = kernels.BLOCK) -> None:
 
 class _Shape(ctypes.Structure):
     _fields_ = [
-        *((name, c_long) for name in ["rows", "time", "width", "heads", "key_heads", "channels", "inner", "threads", "turns"]),
+        *((name, c_long) for name in ("rows", "time", "width", "heads", "key_heads", "channels", "inner", "threads")),
+        ("position_stride", c_long),
         ("eps", c_double),
     ]
 
 
-class _Places(ctypes.Structure):
+class _Positions(ctypes.Structure):
     _fields_ = [(name, c_void_p) for name in ("cos", "sin", "documents", "prefixes")]
 
 
@@ -57,9 +58,9 @@ PARAMETERS = (
     *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
 )
 ATTENTION = tuple(name for name in PARAMETERS if name == "input_layernorm" or "self_attn" in name)
-PACKED = ("mixed_t", "o_t", "gated_t", "down_t", "mixed_b", "o_b", "gated_b", "down_b")
+PACKED = ("qkv_t", "o_t", "gate_up_t", "down_t", "qkv_b", "o_b", "gate_up_b", "down_b")
 X_INDEX = len(PACKED)  # index of the layer's input in PACKED and ACTIVATIONS together
-ACTIVATIONS = ("x", "qkv", "middle", "gates", "attention", "gated_right", "normed", "mlp_normed", "log_sums")
+ACTIVATIONS = ("x", "qkv", "mlp_input", "gates", "attention", "gated_right", "normed", "mlp_normed", "log_sum_exp")
 
 
 class _Layer(ctypes.Structure):
@@ -147,7 +148,7 @@ class _Pass:
         cos_and_sin = [x[:, 0, :, : C // 2].contiguous() for x in (rotary.cos, rotary.sin)]
         self.ids, *documents_and_prefixes = (x.to(torch.int32).contiguous() for x in (ids, documents, prefixes))
         self.position_tensors = (*cos_and_sin, *documents_and_prefixes)
-        self.positions = _Places(*map(kernels.address, self.position_tensors))
+        self.positions = _Positions(*map(kernels.address, self.position_tensors))
         self.parameters = tuple(parameter.detach().contiguous() for parameter in parameters)
 
     def layers(self, weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> ctypes.Array:
