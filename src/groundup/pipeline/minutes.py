@@ -134,30 +134,22 @@ def decide(
     candidates: list[CandidateResult] = []
     best: CandidateResult | None = None
 
+    def weigh(depth: int, speed: float, after: float) -> "CandidateResult":
+        seconds_left = budget - (time.monotonic() - start)
+        return _weigh(recipe, depth, speed, tokenizer.size, seconds_left, available, observed, after, factor, device)
+
     def measure(depth: int, token_guess: int) -> "CandidateResult":
         """At the batch that follows from the tokens that fit, as a smaller one takes longer per token. `token_guess`: of them."""
         nonlocal factor, pilot_note
         speed = _speed(recipe, depth, token_guess, tokenizer, tokens, mixture, device)
         if not candidates and not pilot_note:
             factor, pilot_note = _pilot(recipe, tokens, tokenizer, device, speed, held_out, available)
-        speeds = (
-            measure_speeds(recipe, depth, speed, tokenizer, device, held_out, questions)
-            if full_text
-            else guess_speeds(speed, questions)
-        )
-        seconds_left = budget - (time.monotonic() - start)
-        candidate = _weigh(
-            recipe, depth, speed, tokenizer.size, seconds_left, available, observed, total_seconds(work, speeds), factor, device
-        )
-        if candidate.tokens and _batch_tokens(recipe, depth, candidate.tokens, available) != _batch_tokens(
-            recipe, depth, token_guess, available
-        ):
-            speed = _speed(recipe, depth, candidate.tokens, tokenizer, tokens, mixture, device)
-            seconds_left = budget - (time.monotonic() - start)
-            candidate = _weigh(
-                recipe, depth, speed, tokenizer.size, seconds_left, available, observed, total_seconds(work, speeds), factor,
-                device,
-            )  # fmt: skip
+        measured = (recipe, depth, speed, tokenizer, device, held_out, questions)
+        after = total_seconds(work, measure_speeds(*measured) if full_text else guess_speeds(speed, questions))
+        candidate = weigh(depth, speed, after)
+        batches = {_batch_tokens(recipe, depth, number, available) for number in (candidate.tokens, token_guess) if number}
+        if candidate.tokens and len(batches) > 1:
+            candidate = weigh(depth, _speed(recipe, depth, candidate.tokens, tokenizer, tokens, mixture, device), after)
         return candidate
 
     for depth in DEPTHS:

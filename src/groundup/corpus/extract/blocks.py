@@ -284,29 +284,26 @@ def _walk(html: str, raw_text: bool, blocks: Blocks) -> _TagTable:
     """Fill `blocks` from a body's HTML; returns its tags."""
     kind, parent, start, end = blocks.kind, blocks.parent, blocks.start, blocks.end
     tag_table = _TagTable(blocks.kinds)
-    open_elements = _OpenElements()
+    opened = _OpenElements()
     rows: list[tuple] = []
     stack, names = [0], [""]  # the body and the open elements, and the names that will close these
     pieces: list[str] = []  # text of the block that is being read
     open_links = link_chars = gap = 0
-    inner = first_inner = code_end = -1  # code_end: number of pieces when a <code> ended
-    broken = False
+    inner, first_inner, code_end, broken = -1, -1, -1, False  # code_end: number of pieces when a <code> ended
 
     def flush() -> None:
         nonlocal gap, link_chars, broken
-        text = _block_text(pieces, open_elements.pre > 0, broken)
+        text = _block_text(pieces, opened.pre > 0, broken)
         pieces.clear()
         if text:
-            rows.append(
-                (text, link_chars, first_inner, stack[-1], gap, open_elements.prefix, open_elements.row, open_elements.cell)
-            )
-            gap, open_elements.prefix = 0, ""
+            rows.append((text, link_chars, first_inner, stack[-1], gap, opened.prefix, opened.row, opened.cell))
+            gap, opened.prefix = 0, ""
         link_chars, broken = 0, False
 
     for raw, text in _tags(html, raw_text, blocks):
         action, number, name, tag_gap, special = tag_table[raw]
         if action == OPEN:
-            if pieces and not (open_elements.pre and _new_line(pieces, name)):
+            if pieces and not (opened.pre and _new_line(pieces, name)):
                 flush()
             inner = -1
             parent.append(stack[-1])
@@ -317,32 +314,32 @@ def _walk(html: str, raw_text: bool, blocks: Blocks) -> _TagTable:
             end.append(0)
             gap = tag_gap if tag_gap > gap else gap
             if special:
-                open_elements.open(name, len(kind))
+                opened.open(name, len(kind))
         elif action == CLOSE:
             if names[-1] != raw and raw not in names:
                 continue
             while names[-1] != raw:  # only where raw text, such as <xmp>, looks like tags
                 names.pop()
                 end[stack.pop()] = len(rows)
-            if pieces and not (open_elements.pre and (open_elements.pre > 1 or raw != "/pre") and _new_line(pieces, raw)):
+            if pieces and not (opened.pre and (opened.pre > 1 or raw != "/pre") and _new_line(pieces, raw)):
                 flush()
             names.pop()
             end[stack.pop()] = len(rows)
             inner = -1
             gap = tag_gap if tag_gap > gap else gap
             if special:
-                open_elements.close(raw)
+                opened.close(raw)
         elif action in INLINES:
             inner = number
             open_links += action == LINK
-            if open_elements.pre:
+            if opened.pre:
                 _inside_code(pieces, special, len(pieces) == code_end and raw.startswith("code"))
         elif action == CODE_END:
             code_end = len(pieces)
         elif action == LINK_END:
             open_links -= 1
         elif action == BREAK:
-            if open_elements.pre:
+            if opened.pre:
                 pieces.append("\n")
             elif tag_gap:
                 if pieces:
@@ -351,14 +348,13 @@ def _walk(html: str, raw_text: bool, blocks: Blocks) -> _TagTable:
             elif pieces:
                 pieces.append("\v")
                 broken = True
-        if text and (pieces or open_elements.pre or not text.isspace()):
+        if text and (pieces or opened.pre or not text.isspace()):
             if not pieces:
                 first_inner = inner
             pieces.append(text)
             if open_links:
                 link_chars += len(text.strip())
-    if pieces:
-        flush()
+    flush()
     if end:
         for element in stack:  # and the body: text after a </body> inside raw text belongs to it as well
             end[element] = len(rows)
