@@ -2,8 +2,9 @@
 
 DIR holds `*.warc.gz` pages and `*.gold.jsonl.gz` lines: (url, page_type, main_content) as in WCXB, (url, page,
 article) of news articles, or (url, with, without), snippets that a text must and must not have. A block's label is the share of
-its words that align with the gold text. In a page with snippets, the labels of blocks with a snippet are known, and at half the
-weight those on which trafilatura and the shipped model agree: both are mostly right, and seldom wrong on the same block.
+its words that align with the gold text. In a page with snippets, the labels of blocks with a snippet are known, and at a
+quarter of the weight those on which trafilatura and the shipped model agree: both are mostly right, and seldom wrong on the
+same block.
 Scores of tags' tokens and of words are fitted by logistic regression. The trees see each page with scores fitted on pages of
 other sites; otherwise they would trust the scores too much.
 """
