@@ -9,7 +9,7 @@ import gzip
 import json
 import os
 import re
-from itertools import pairwise
+from itertools import cycle, islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -256,6 +256,10 @@ def test_the_share_of_a_language_is_counted_by_paragraph():
     found = languages.identify_document("\n".join(german + english))
     assert found.language == "de" and 0.4 < found.score < 0.9
     assert found.share == pytest.approx(sum(map(len, german)) / sum(map(len, german + english)), abs=0.01)
+    # One paragraph in twenty: CLD2's score of the whole text is the highest there is.
+    french = "Chaque matin les enfants traversent le village pour aller à l'école avec leurs amis."
+    twenty = "\n".join([*islice(cycle(english), 19), french])
+    assert languages.identify(twenty)[1] == 0.99 and 0.9 < languages.identify_document(twenty).share < 1
     assert languages.identify_document("\n".join(german)).share == 1 == languages.identify_document("kurz").share
 
 
