@@ -301,13 +301,15 @@ def test_models_tokens_health_metrics_and_page(client, address, toy_tokenizer):
     assert post("tokenize", {"prompt": "the path", "add_special_tokens": False})["tokens"] == ids
     assert post("tokenize", {"prompt": "the path"})["tokens"] == [toy_tokenizer.end_of_text, *ids]
     assert post("tokenize", {"model": "chat", "messages": QUESTION})["tokens"] == render(toy_tokenizer, QUESTION, True)[0]
+    newer = [{**QUESTION[0], "role": "developer"}, QUESTION[1]]
+    assert post("tokenize", {"model": "chat", "messages": newer})["tokens"] == render(toy_tokenizer, QUESTION, True)[0]
     assert post("detokenize", {"tokens": ids}) == {"prompt": "the path"}
     assert "error" in post("detokenize", {"tokens": [10**6]}) and "error" in post("tokenize", {})
     info = httpx.get(f"{address}/tokenizer_info").json()
     assert info["eos_token"] == "<|im_end|>" and "im_start" in info["chat_template"]
     assert httpx.get(f"{address}/tokenizer_info?model=base").json()["eos_token"] == "<|endoftext|>"
     assert httpx.get(f"{address}/tokenizer_info?model=other").status_code == 404
-    assert httpx.get(f"{address}/health").json() == {"status": "ok"}
+    assert httpx.get(f"{address}/health").json() == {"status": "ok"} and httpx.head(f"{address}/health").status_code == 200
     metrics = httpx.get(f"{address}/metrics").text
     assert 'groundup_requests_total{model="base"}' in metrics and "# TYPE groundup_requests_waiting gauge" in metrics
     page = httpx.get(f"{address}/")

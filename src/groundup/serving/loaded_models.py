@@ -65,10 +65,14 @@ class ServedModel:
         return [self.tokenizer.begin_of_text, *self.tokenizer.encode(text)]
 
     def prompt_of_messages(self, messages: Sequence[dict[str, Any]], generation_prompt: bool = True) -> list[int]:
-        """Raises UserError for what is no conversation, and for a model that was not trained to chat."""
+        """`developer`, as newer clients of OpenAI call the system, is read as system.
+
+        Raises UserError for what is no conversation, and for a model that was not trained to chat.
+        """
         if not self.chats:
             raise UserError(f"{self.name} was not trained to chat; use /v1/completions, or fine-tune it first")
         refuse_unread_fields(messages)
+        messages = [{**message, "role": "system"} if message.get("role") == "developer" else message for message in messages]
         return render(self.tokenizer, messages, add_generation_prompt=generation_prompt)[0]
 
     def ends(self, chat: bool) -> frozenset[int]:

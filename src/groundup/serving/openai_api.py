@@ -157,7 +157,7 @@ def create_app(
     app.post("/tokenize")(server.tokenize)
     app.post("/detokenize")(server.detokenize)
     app.get("/tokenizer_info")(server.tokenizer_info)
-    app.get("/health")(server.health)
+    app.api_route("/health", methods=["GET", "HEAD"])(server.health)  # HEAD as load balancers ask
     app.get("/metrics")(server.metrics)
     add_routes(app, runs, board)
     _add_pages(app, {"/": bool(models), "/runs": runs is not None, "/leaderboard": board is not None})

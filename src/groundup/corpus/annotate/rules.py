@@ -28,7 +28,8 @@ C4_WORD_CHARACTERS = 1000
 C4_NOT_IN_LINES = (
     "javascript", "terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies"
 )  # fmt: skip
-SENTENCE_END = re.compile(r"[.!?؟۔։።፧](?: ?[»«]|[\"”’')\]“])*(?=\s|$)|[。！？．｡।॥။៕។།]+")
+SENTENCE_END = re.compile(r"[.!?؟۔።፧](?: ?[»«]|[\"”’')\]“])*(?=\s|$)")
+SENTENCE_MARKS = "。！？．｡।॥။៕។།"  # that need no space after them
 PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
 
 
@@ -115,7 +116,7 @@ def measure(text: str, words: Words, language: str = "en") -> dict[str, float | 
         "duplicate_paragraph_characters": duplicate_paragraph_characters,
         **_ngram_shares(words.as_written, words.lengths, words.per_word),
         "c4_lines": len(c4_lines) / line_count if has_end_marks else None,
-        "c4_sentences": len(SENTENCE_END.findall("\n".join(c4_lines))) if has_end_marks else None,
+        "c4_sentences": _sentences("\n".join(c4_lines)) if has_end_marks else None,
         "lorem_ipsum": int("lorem ipsum" in lower),
         "curly_bracket": int("{" in text),
         "lines_with_end_mark": len(lines_with_end_mark) / line_count if has_end_marks else None,
@@ -129,10 +130,15 @@ def _stop_words(words: Words, language: str) -> int | None:
     return None if stops is None else sum([bool((words.hashed == stop).any()) for stop in stops])
 
 
+def _sentences(text: str) -> int:
+    marks = "".join([mark for mark in SENTENCE_MARKS if mark in text])  # few texts have any: a pattern takes as long as the other
+    return len(SENTENCE_END.findall(text)) + (len(re.findall(f"[{marks}]+", text)) if marks else 0)
+
+
 def _c4_keeps(line: str, has_unwanted_phrase: bool) -> bool:
     if line.endswith(ELLIPSES):
         return False
-    if word_lists.count(line) < C4_LINE_WORDS:
+    if (len(line.split(None, C4_LINE_WORDS)) if line.isascii() else word_lists.count(line)) < C4_LINE_WORDS:
         return False
     if len(line) > C4_WORD_CHARACTERS and max(map(len, word_lists.split(line).raw)) > C4_WORD_CHARACTERS:
         return False
@@ -168,7 +174,8 @@ def _ngram_shares(values: np.ndarray, lengths: np.ndarray, per_word: int = 1) ->
         kept = np.flatnonzero(starts[1:] == starts[:-1] + 1)
         starts, grams = starts[kept], grams[kept] * MULTIPLIER + values[starts[kept] + size - 1]
         order = np.argsort(grams)
-        firsts = np.flatnonzero(np.concatenate([[True], grams[order][1:] != grams[order][:-1]]))
+        ordered = grams[order]
+        firsts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
         counts = np.diff(np.append(firsts, len(order)))
         if 1 < n <= 4:
             most_frequent = _most_frequent(starts[order], firsts, counts, size, ends)

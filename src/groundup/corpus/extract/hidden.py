@@ -68,8 +68,11 @@ def _hidden_by(attributes: dict[str, str | None]) -> str:
     """The attribute or the property of its style that hides an element; "" for none."""
     if "hidden" in attributes:
         return "hidden"
+    style = (attributes.get("style") or "").lower()
+    if "none" not in style and "visib" not in style:
+        return ""
     stated: dict[str, str] = {}
-    for declaration in COMMENT.sub("", attributes.get("style") or "").lower().split(";"):
+    for declaration in COMMENT.sub("", style).split(";"):
         name, _, value = declaration.partition(":")
         value, _, important = value.partition("!")
         if important or not stated.get(name.strip(), "").endswith("!"):  # the last one counts, an important one over others
