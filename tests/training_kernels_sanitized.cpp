@@ -95,7 +95,41 @@ static void experts(long threads, long tokens) {
     float32_experts(&l);
 }
 
+// A thread that does not run within its chunk gets the core of another, and both may use the same cores as before.
+static bool trading() {
+    cpu_set_t before, after, after_other, only;
+    sched_getaffinity(0, sizeof before, &before);
+    if (CPU_COUNT(&before) < 2) return true;
+    Place place;
+    std::mutex blocked;
+    std::atomic<bool> began{false};
+    blocked.lock();
+    std::thread other([&] {
+        place.enter(), place.begin_chunk();
+        began = true;
+        blocked.lock();
+        place.end_chunk();
+        sched_getaffinity(0, sizeof after_other, &after_other);
+    });
+    while (!began) std::this_thread::yield();
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    bool traded = false;
+    for (int core = 0; core < CPU_SETSIZE && !traded; core++) {  // from all but its own core
+        if (!CPU_ISSET(core, &before)) continue;
+        CPU_ZERO(&only);
+        CPU_SET(core, &only);
+        sched_setaffinity(0, sizeof only, &only);
+        sched_setaffinity(0, sizeof before, &before);
+        traded = place.trade();
+    }
+    sched_getaffinity(0, sizeof after, &after);
+    blocked.unlock();
+    other.join();
+    return traded && !place.trade() && CPU_EQUAL(&before, &after) && CPU_EQUAL(&before, &after_other);
+}
+
 int main() {
+    if (!trading()) return 2;
     std::deque<std::vector<float>> reference;
     for (long threads : {1, 3}) {
         buffers.clear();

@@ -5,7 +5,15 @@
 // a thread takes a chunk by adding one to it, and does nothing if it got no valid chunk.
 #pragma once
 #include <pthread.h>
+#if defined(__linux__)
+#include <sched.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+#endif
 
+#include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -44,6 +52,64 @@ static inline void set_float_mode(uint64_t mode) {
 #endif
 }
 
+// Where a thread of the team runs, for the others: one that lost its core within a chunk keeps them waiting for some 3 ms. Linux
+// moves no thread to an idle core that ran within the last half millisecond.
+class Place {
+#if defined(__linux__)
+   public:
+    void enter() {  // by the thread itself, as the next two
+        clockid_t own = 0;
+        pthread_getcpuclockid(pthread_self(), &own);
+        clock = own, tid = syscall(SYS_gettid);
+    }
+    void begin_chunk() { core.store(sched_getcpu(), std::memory_order_release); }
+    void end_chunk() { core.store(-1, std::memory_order_release); }
+
+    // Gives this thread the caller's core, and the caller its, if it is within a chunk and does not run.
+    bool trade() {
+        const int theirs = core.load(std::memory_order_acquire), mine = sched_getcpu();
+        if (theirs < 0 || theirs == mine || runs() || core.load(std::memory_order_acquire) != theirs) return false;
+        cpu_set_t their_cores, my_cores;  // that each may use
+        if (sched_getaffinity(tid, sizeof their_cores, &their_cores)) return false;
+        if (sched_getaffinity(0, sizeof my_cores, &my_cores)) return false;
+        if (!CPU_ISSET(mine, &their_cores) || !CPU_ISSET(theirs, &my_cores)) return false;
+        move(tid, mine, their_cores);
+        move(0, theirs, my_cores);
+        return true;
+    }
+
+   private:
+    std::atomic<int> core{-1};  // on which its chunk began; -1 outside of chunks
+    std::atomic<pid_t> tid{0};
+    std::atomic<clockid_t> clock{0};  // its processor time
+
+    bool runs() const {
+        constexpr auto watched = std::chrono::microseconds(50);
+        timespec before, after;
+        const auto start = std::chrono::steady_clock::now();
+        if (clock_gettime(clock, &before)) return true;
+        while (std::chrono::steady_clock::now() - start < watched) pause_spinning();
+        if (clock_gettime(clock, &after)) return true;
+        const long nanoseconds = (after.tv_sec - before.tv_sec) * 1000000000L + after.tv_nsec - before.tv_nsec;
+        return std::chrono::nanoseconds(nanoseconds) > watched / 4;
+    }
+
+    static void move(pid_t thread, int to, const cpu_set_t& allowed) {
+        cpu_set_t only;
+        CPU_ZERO(&only);
+        CPU_SET(to, &only);
+        sched_setaffinity(thread, sizeof only, &only);
+        sched_setaffinity(thread, sizeof allowed, &allowed);
+    }
+#else
+   public:
+    void enter() {}
+    void begin_chunk() {}
+    void end_chunk() {}
+    bool trade() { return false; }
+#endif
+};
+
 struct Phase {
     long chunks;
     std::function<void(long)> chunk;  // called with 0 to chunks - 1
@@ -72,22 +138,26 @@ class Team {
         phases = &new_phases, mode = float_mode();
         team_size = threads;
         start_threads();
+        places[0].enter();
         first_phase = (phase_of(ticket) + 1) & PHASE_MASK;
         const uint64_t end = (first_phase + new_phases.size()) & PHASE_MASK;
         begin_phase(0);
         const auto finished = [&] { return phase_of(ticket) == end; };
-        while (!finished()) run_or_wait([] { return true; }, finished);
+        while (!finished()) run_or_wait(0, [] { return true; }, finished);
     }
 
    private:
     static constexpr int BITS = 22;  // of the ticket: phase (20 bits), number of its chunks, next chunk
     static constexpr uint64_t CHUNK_MASK = (1 << BITS) - 1, PHASE_MASK = (1 << 20) - 1;
+    static constexpr long MAX_TRADING = 64;  // threads that trade their cores
     static constexpr auto SPIN_TIME = std::chrono::microseconds(200);  // as long as the time between two calls
 
     alignas(64) std::atomic<uint64_t> ticket{0};
     alignas(64) std::atomic<uint64_t> chunks_done{0};
     alignas(64) std::atomic<long> team_size{1};
     std::atomic<long> sleepers{0};
+    std::array<Place, MAX_TRADING> places;
+    std::atomic_flag trading = ATOMIC_FLAG_INIT;
     long started = 1;
     uint64_t first_phase = 0, mode = 0;
     const std::vector<Phase>* phases = nullptr;
@@ -117,26 +187,33 @@ class Team {
         }
     }
 
-    bool run_one_chunk() {
+    bool run_one_chunk(long id) {
         if (!has_chunk(ticket.load(std::memory_order_acquire))) return false;
         const uint64_t taken = ticket.fetch_add(1, std::memory_order_acq_rel);
         if (!has_chunk(taken)) return false;
         const long phase = (phase_of(taken) - first_phase) & PHASE_MASK;
         set_float_mode(mode);
+        if (id < MAX_TRADING) places[id].begin_chunk();
         (*phases)[phase].chunk(taken & CHUNK_MASK);
+        if (id < MAX_TRADING) places[id].end_chunk();
         if (chunks_done.fetch_add(1, std::memory_order_acq_rel) + 1 == chunks_of(taken)) begin_phase(phase + 1);
         return true;
     }
 
-    // Runs a chunk or waits for one. It sleeps at last, which frees the core for a thread that was preempted within a chunk.
+    // Runs a chunk or waits for one, at last asleep, with its core given to a thread that lost its own within a chunk.
     template <class InTeam, class Finished>
-    void run_or_wait(InTeam in_team, Finished finished) {
+    void run_or_wait(long id, InTeam in_team, Finished finished) {
         const auto start = std::chrono::steady_clock::now();
         do {
-            if (in_team() && run_one_chunk()) return;
+            if (in_team() && run_one_chunk(id)) return;
             for (int spin = 0; spin < 16 && !has_chunk(ticket.load(std::memory_order_relaxed)); spin++) pause_spinning();
             if (finished()) return;
         } while (std::chrono::steady_clock::now() - start < SPIN_TIME);
+        if (!trading.test_and_set()) {
+            const long others = std::min<long>(team_size, MAX_TRADING);
+            for (long other = 0; other < others && (other == id || !places[other].trade()); other++) continue;
+            trading.clear();
+        }
         std::unique_lock<std::mutex> lock(sleep_mutex);
         sleepers++;
         wake.wait(lock, [&] { return finished() || (in_team() && has_chunk(ticket)); });
@@ -144,6 +221,7 @@ class Team {
     }
 
     void worker_loop(long id) {
-        for (;;) run_or_wait([&] { return id < team_size; }, [] { return false; });
+        if (id < MAX_TRADING) places[id].enter();
+        for (;;) run_or_wait(id, [&] { return id < team_size; }, [] { return false; });
     }
 };
