@@ -11,7 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "memory.h"
+#include "team.h"
 
 using bf16 = uint16_t;
 using Vec = __m512;  // 16 numbers

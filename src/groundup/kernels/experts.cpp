@@ -54,26 +54,23 @@ static void pack_expert(const Experts& l, long number) {
 }
 
 extern "C" void experts(const Experts* arguments) {
-    const std::lock_guard<std::mutex> lock(call_mutex);
+    Team& team = Team::get();
+    const std::lock_guard<std::mutex> lock(team.call_mutex);
     const Experts& l = *arguments;
     const long D = l.width, F = l.inner, N = padded_stride(l.tokens);
     const std::vector<Slice> slices = slices_of(l);
-#pragma omp parallel num_threads(l.threads)
-    {
-        TileConfig tiles;
-        scratch.reserve(2 * TOKEN_BLOCK * (F + 32) + 4096);
-        bf16* gated = scratch.alloc<bf16>(TOKEN_BLOCK * (F + 32));
-#pragma omp for schedule(dynamic, 8)
-        for (long number = 0; number < l.count * (2 * F + D) / 16; number++) pack_expert(l, number);
-#pragma omp for schedule(dynamic, 1)
-        for (size_t index = 0; index < slices.size(); index++) {
+    team.run(l.threads, {
+        {l.count * (2 * F + D) / 16, [&](long number) { pack_expert(l, number); }},
+        {(long)slices.size(), [&](long index) {
+            TileConfig tiles;
+            scratch.reserve(2 * TOKEN_BLOCK * (F + 32) + 4096);
             const Slice s = slices[index];
-            bf16* out = l.out + s.begin * D;
+            bf16 *out = l.out + s.begin * D, *gated = scratch.alloc<bf16>(TOKEN_BLOCK * (F + 32));
             mlp_forward(l.mlp(s.expert), rows(l.x + s.begin * D, D), s.rows, l.gates + s.begin * 2 * F, gated, l.gated + s.begin * 16, N,
                         per_row([=](long m, long n, Vec a, Vec b) { store(out + m * D + n, a, b); }), {});
             _mm_sfence();
-        }
-    }
+        }},
+    });
 }
 
 // COLUMN_BLOCK columns of the gradients of an expert's matrices, those of gate and up first; zero where it has no tokens.
@@ -105,18 +102,18 @@ static void expert_gradients(const Experts& l, const bf16* x, const bf16* grad_o
 
 // From `grad_out` to `grad_x` and the gradients of the matrices.
 extern "C" void experts_backward(const Experts* arguments) {
-    const std::lock_guard<std::mutex> lock(call_mutex);
+    Team& team = Team::get();
+    const std::lock_guard<std::mutex> lock(team.call_mutex);
     const Experts& l = *arguments;
     const long D = l.width, F = l.inner, N = padded_stride(l.tokens);
     const std::vector<Slice> slices = slices_of(l);
+    Scratch& shared = team.shared;
     shared.reserve(2 * N * (2 * D + 2 * F) + 4096);
     bf16 *x = shared.alloc<bf16>(N * D), *grad_out = shared.alloc<bf16>(N * D), *grad_gates = shared.alloc<bf16>(N * 2 * F);
     const long parts = (2 * F + COLUMN_BLOCK - 1) / COLUMN_BLOCK + (F + COLUMN_BLOCK - 1) / COLUMN_BLOCK;
-#pragma omp parallel num_threads(l.threads)
-    {
-        TileConfig tiles;
-#pragma omp for schedule(dynamic, 1)
-        for (size_t index = 0; index < slices.size(); index++) {
+    team.run(l.threads, {
+        {(long)slices.size(), [&](long index) {
+            TileConfig tiles;
             const Slice s = slices[index];
             scratch.reserve(2 * TOKEN_BLOCK * 2 * F + 4096);
             const bf16* out = l.grad_out + s.begin * D;
@@ -125,11 +122,11 @@ extern "C" void experts_backward(const Experts* arguments) {
             mlp_backward(l.mlp(s.expert), rows(out, D), s.rows, l.gates + s.begin * 2 * F, scratch.alloc<bf16>(TOKEN_BLOCK * 2 * F),
                          grad_gates + s.begin * 16, N, per_row([=](long m, long n, Vec a, Vec b) { store(grad_x + m * D + n, a, b); }), {}, {});
             _mm_sfence();
-        }
-#pragma omp for schedule(dynamic, 1)
-        for (long number = 0; number < l.count * parts; number++) {
+        }},
+        {l.count * parts, [&](long number) {
+            TileConfig tiles;
             scratch.reserve(4 * D * COLUMN_BLOCK + 4096);
             expert_gradients(l, x, grad_out, grad_gates, number);
-        }
-    }
+        }},
+    });
 }

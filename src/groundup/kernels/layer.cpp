@@ -70,11 +70,11 @@ static P qkv_panel(const Shape& s, P q, P k, P v, long p) {
 }
 static inline Prefetch prefetch_of(const bf16* begin, long count) { return {(const char*)begin, (const char*)(begin + count)}; }
 
-static void pack_layer(const Shape& s, const Layer& l) {
+// What packs the weights of a layer; as all phases here, of a shape and a layer that outlive it.
+static Phase pack_layer(const Shape& s, const Layer& l) {
     const long D = s.width, E = s.qkv_width(), A = s.attention_width(), G = 2 * s.inner;
-    const long first_panel[] = {0, E / 16, E / 16 + D / 16, E / 16 + D / 16 + G / 16, E / 16 + 2 * D / 16 + G / 16};
-#pragma omp parallel for num_threads(s.threads)
-    for (long p = 0; p < first_panel[4]; p++) {
+    const std::array<long, 5> first_panel = {0, E / 16, E / 16 + D / 16, E / 16 + D / 16 + G / 16, E / 16 + 2 * D / 16 + G / 16};
+    return {first_panel[4], [=, &s, &l](long p) {
         long q = p - first_panel[1], g = p - first_panel[2], d = p - first_panel[3];
         if (p < first_panel[1])
             pack_weight(qkv_panel(s, l.q, l.k, l.v, p), p * 16, E, D, l.qkv_t, l.qkv_b);
@@ -84,7 +84,7 @@ static void pack_layer(const Shape& s, const Layer& l) {
             pack_weight(gate_up_panel(D, l.gate, l.up, g), g * 16, G, D, l.gate_up_t, l.gate_up_b);
         else
             pack_weight(l.down + d * 16 * s.inner, d * 16, D, s.inner, l.down_t, l.down_b);
-    }
+    }};
 }
 
 // 1 / rms of 16 rows, from each row's sums of squares in 16 lanes.
@@ -208,13 +208,13 @@ static void norm_rope_backward(const bf16* x, long x_stride, const float* norm_w
     }
 }
 
-static void layer_forward(const Shape& s, const Layer& l, const Positions& positions, bf16* y) {
+// A row of the layer, from l.x to y, is a chunk.
+static Phase layer_forward(const Shape& s, const Layer& l, const Positions& positions, bf16* y) {
     const long T = s.time, D = s.width, C = s.channels, E = s.qkv_width(), A = s.attention_width(), F = s.inner, N = padded_stride(s.tokens());
     const long H = s.heads, K = s.key_heads;
     const float eps = s.eps, scale = LOG2_E / std::sqrt((float)C);
     const Mlp mlp = l.mlp(s);
-#pragma omp parallel num_threads(s.threads)
-    {
+    return {s.rows, [=, &s, &l, &positions](long r) {
         TileConfig tiles;
         scratch.reserve(2 * T * (D + F + 64 + E + A + D) + 8 * T * C + 2 * BLOCK * (T + BLOCK) + T / BLOCK + 4096);
         bf16 *h = scratch.alloc<bf16>(T * (D + 32)), *gated = scratch.alloc<bf16>(T * (F + 32));
@@ -223,48 +223,45 @@ static void layer_forward(const Shape& s, const Layer& l, const Positions& posit
         bf16 *qkv = scratch.alloc<bf16>(T * E), *attention = scratch.alloc<bf16>(T * A), *mlp_input = scratch.alloc<bf16>(T * D);
         bf16* weights = scratch.alloc<bf16>(BLOCK * (T + BLOCK));
         bool* single_document = scratch.alloc<bool>(T / BLOCK);
-#pragma omp for schedule(dynamic, 1)
-        for (long r = 0; r < s.rows; r++) {
-            const bf16* x = l.x + r * T * D;
-            bf16* gates = l.gates + r * T * 2 * F, *out = y + r * T * D;
-            const Positions row_positions = positions.of_row(s, r);
-            const Mask mask = row_positions.mask(single_document);
-            mask.find_single_documents(T);
-            normalise(x, l.attention_norm, eps, T, D, h, D + 32);
-            tile_transposed(h, D + 32, T, D, l.normed, N, r * T);
-            multiply(rows(h, D + 32), l.qkv_t, D * 16, T, E, D, per_row([=](long m, long n, Vec a, Vec b) {
-                         store_and_stream(qkv + m * E + n, l.qkv + (r * T + m) * E + n, a, b);
-                     }));
-            for (long head = 0; head < H; head++) {
-                if (head % (H / K) == 0) {
-                    const long key_head = head / (H / K);
-                    norm_rope(qkv + A + key_head * C, E, l.k_norm, row_positions.cos, row_positions.sin, eps, 1.f, T, C, k);
-                    pack_transposed(k, C, T, C, keys, C * 16);
-                    pack(qkv + A + (K + key_head) * C, E, T, C, values, T * 16);
-                }
-                norm_rope(qkv + head * C, E, l.q_norm, row_positions.cos, row_positions.sin, eps, scale, T, C, q);
-                attend(q, keys, values, mask, T, C, attention + head * C, A,
-                       l.attention + head * C * N + r * T * 16, N * 16, l.log_sum_exp + (r * H + head) * T, weights);
+        const bf16* x = l.x + r * T * D;
+        bf16* gates = l.gates + r * T * 2 * F, *out = y + r * T * D;
+        const Positions row_positions = positions.of_row(s, r);
+        const Mask mask = row_positions.mask(single_document);
+        mask.find_single_documents(T);
+        normalise(x, l.attention_norm, eps, T, D, h, D + 32);
+        tile_transposed(h, D + 32, T, D, l.normed, N, r * T);
+        multiply(rows(h, D + 32), l.qkv_t, D * 16, T, E, D, per_row([=](long m, long n, Vec a, Vec b) {
+                     store_and_stream(qkv + m * E + n, l.qkv + (r * T + m) * E + n, a, b);
+                 }));
+        for (long head = 0; head < H; head++) {
+            if (head % (H / K) == 0) {
+                const long key_head = head / (H / K);
+                norm_rope(qkv + A + key_head * C, E, l.k_norm, row_positions.cos, row_positions.sin, eps, 1.f, T, C, k);
+                pack_transposed(k, C, T, C, keys, C * 16);
+                pack(qkv + A + (K + key_head) * C, E, T, C, values, T * 16);
             }
-            multiply(rows(attention, A), l.o_t, A * 16, T, D, A, per_row([=](long m, long n, Vec a, Vec b) {
-                         const bf16* residual = x + m * D + n;
-                         a = _mm512_add_ps(a, load(residual)), b = _mm512_add_ps(b, load(residual + 16));
-                         store_and_stream(mlp_input + m * D + n, l.mlp_input + (r * T + m) * D + n, a, b);
-                     }));
-            if (!F) {  // attention alone
-                std::memcpy(out, mlp_input, T * D * sizeof(bf16));
-                continue;
-            }
-            normalise(mlp_input, l.mlp_norm, eps, T, D, h, D + 32);
-            tile_transposed(h, D + 32, T, D, l.mlp_normed, N, r * T);
-            mlp_forward(mlp, rows(h, D + 32), T, gates, gated, l.gated_right + r * T * 16, N,
-                        per_row([=](long m, long n, Vec a, Vec b) {
-                            const bf16* residual = mlp_input + m * D + n;
-                            stream_store(out + m * D + n, _mm512_add_ps(a, load(residual)), _mm512_add_ps(b, load(residual + 16)));
-                        }), prefetch_of(x + s.threads * T * D, r + s.threads < s.rows ? T * D : 0));
-            _mm_sfence();  // streaming stores are visible before another thread reads them
+            norm_rope(qkv + head * C, E, l.q_norm, row_positions.cos, row_positions.sin, eps, scale, T, C, q);
+            attend(q, keys, values, mask, T, C, attention + head * C, A,
+                   l.attention + head * C * N + r * T * 16, N * 16, l.log_sum_exp + (r * H + head) * T, weights);
         }
-    }
+        multiply(rows(attention, A), l.o_t, A * 16, T, D, A, per_row([=](long m, long n, Vec a, Vec b) {
+                     const bf16* residual = x + m * D + n;
+                     a = _mm512_add_ps(a, load(residual)), b = _mm512_add_ps(b, load(residual + 16));
+                     store_and_stream(mlp_input + m * D + n, l.mlp_input + (r * T + m) * D + n, a, b);
+                 }));
+        if (!F) {  // attention alone
+            std::memcpy(out, mlp_input, T * D * sizeof(bf16));
+            return;
+        }
+        normalise(mlp_input, l.mlp_norm, eps, T, D, h, D + 32);
+        tile_transposed(h, D + 32, T, D, l.mlp_normed, N, r * T);
+        mlp_forward(mlp, rows(h, D + 32), T, gates, gated, l.gated_right + r * T * 16, N,
+                    per_row([=](long m, long n, Vec a, Vec b) {
+                        const bf16* residual = mlp_input + m * D + n;
+                        stream_store(out + m * D + n, _mm512_add_ps(a, load(residual)), _mm512_add_ps(b, load(residual + 16)));
+                    }), prefetch_of(x + s.threads * T * D, r + s.threads < s.rows ? T * D : 0));
+        _mm_sfence();  // streaming stores are visible before another thread reads them
+    }};
 }
 
 struct Operands {  // of the weights' gradients, all tokens: left ones tiled, right ones packed
@@ -360,19 +357,19 @@ static void heads_backward(const Shape& s, const Layer& l, const Positions& posi
     }
 }
 
-// The gradients of the four products' weights; all threads of the team call it together.
-static void weight_gradients(const Shape& s, const Layer& l, const Operands& o) {
+// The gradients of the four products' weights.
+static Phase weight_gradients(const Shape& s, const Layer& l, const Operands& o) {
     constexpr long COLUMN_BLOCK = 512;
     const long D = s.width, A = s.attention_width(), F = s.inner, N = padded_stride(s.tokens());
-    scratch.reserve(4 * D * COLUMN_BLOCK + 4096);
-    float* sums = scratch.alloc<float>(D * COLUMN_BLOCK);
-    const long columns[] = {s.qkv_width(), A, 2 * F, F};
-    const bf16* left[] = {l.normed, o.grad_mlp_input, l.mlp_normed, o.grad_out};
-    const bf16* right[] = {o.grad_qkv, l.attention, o.grad_gates, l.gated_right};
+    const std::array<long, 4> columns = {s.qkv_width(), A, 2 * F, F};
     long parts = 0;
     for (long c : columns) parts += (c + COLUMN_BLOCK - 1) / COLUMN_BLOCK;
-#pragma omp for schedule(dynamic, 1)
-    for (long part = 0; part < parts; part++) {
+    return {parts, [=, &s, &l](long part) {
+        TileConfig tiles;
+        scratch.reserve(4 * D * COLUMN_BLOCK + 4096);
+        float* sums = scratch.alloc<float>(D * COLUMN_BLOCK);
+        const bf16* left[] = {l.normed, o.grad_mlp_input, l.mlp_normed, o.grad_out};
+        const bf16* right[] = {o.grad_qkv, l.attention, o.grad_gates, l.gated_right};
         long matrix = 0, n0 = part * COLUMN_BLOCK;
         for (long padded = 0; n0 >= (padded = (columns[matrix] + COLUMN_BLOCK - 1) / COLUMN_BLOCK * COLUMN_BLOCK); matrix++) n0 -= padded;
         weight_gradient(left[matrix], right[matrix], D, n0, std::min(COLUMN_BLOCK, columns[matrix] - n0), s.tokens(), N, sums,
@@ -385,47 +382,45 @@ static void weight_gradients(const Shape& s, const Layer& l, const Operands& o) 
                             if (matrix == 3) save_tile(block, l.grad_down + m * F + n, F);
                         });
         _mm_sfence();
-    }
+    }};
 }
 
-// From the gradient of the layer's output, grad (tokens x width), which becomes that of its input.
-static void layer_backward(const Shape& s, const Layer& l, const Positions& positions, const Operands& o, bf16* grad, float* grad_norm_parts) {
+// Adds what computes a layer's gradients, from that of its output, grad (tokens x width), which becomes that of its input.
+static void layer_backward(std::vector<Phase>& phases, const Shape& s, const Layer& l, const Positions& positions, const Operands& o, bf16* grad, float* grad_norm_parts) {
     const long T = s.time, D = s.width, C = s.channels, E = s.qkv_width(), A = s.attention_width(), N = padded_stride(s.tokens());
     const long norm_weights = 2 * D + 2 * C;
-    std::memset(grad_norm_parts, 0, s.rows * norm_weights * sizeof(float));
-#pragma omp parallel num_threads(s.threads)
-    {
+    phases.push_back({s.rows, [=, &s, &l, &positions](long r) {
         TileConfig tiles;
         const RowMemory memory = RowMemory::alloc(s);
-#pragma omp for schedule(dynamic, 1)
-        for (long r = 0; r < s.rows; r++) {
-            const bf16* x = l.x + r * T * D;
-            bf16* out = grad + r * T * D;  // at first the gradient of the output, at last of the input
-            bf16 *h = memory.h, *grad_attention = memory.grad_attention;
-            float *grad_attention_norm = grad_norm_parts + r * norm_weights, *grad_mlp_norm = grad_attention_norm + D;
-            float *grad_q_norm = grad_mlp_norm + D, *grad_k_norm = grad_q_norm + C;
-            if (s.inner)
-                mlp_block_backward(s, l, o, memory, r, out, grad_mlp_norm);
-            else
-                std::memcpy(memory.grad_mlp_input, out, T * D * sizeof(bf16));
-            tile_transposed(memory.grad_mlp_input, D, T, D, o.grad_mlp_input, N, r * T);
-            _mm_sfence();
-            multiply(rows(memory.grad_mlp_input, D), l.o_b, D * 16, T, A, D,
-                     per_row([=](long m, long n, Vec a, Vec b) { store(grad_attention + m * A + n, a, b); }));
-            heads_backward(s, l, positions.of_row(s, r), o, memory, r, grad_q_norm, grad_k_norm);
-            multiply(rows(memory.grad_qkv, E + 32), l.qkv_b, E * 16, T, D, E,
-                     per_row([=](long m, long n, Vec a, Vec b) { store(h + m * (D + 32) + n, a, b); }), prefetch_of(x, T * D));
-            normalise_backward(x, l.attention_norm, s.eps, h, D + 32, memory.grad_mlp_input, T, D, out, grad_attention_norm);
-        }
-        weight_gradients(s, l, o);
-    }
-    const long sizes[] = {D, D, C, C};
-    float* grad_norms[] = {l.grad_attention_norm, l.grad_mlp_norm, l.grad_q_norm, l.grad_k_norm};
-    for (long norm = 0, offset = 0; norm < 4; offset += sizes[norm++])
-        sum_rows(grad_norm_parts + offset, s.rows, norm_weights, sizes[norm], grad_norms[norm]);
+        std::memset(grad_norm_parts + r * norm_weights, 0, norm_weights * sizeof(float));
+        const bf16* x = l.x + r * T * D;
+        bf16* out = grad + r * T * D;  // at first the gradient of the output, at last of the input
+        bf16 *h = memory.h, *grad_attention = memory.grad_attention;
+        float *grad_attention_norm = grad_norm_parts + r * norm_weights, *grad_mlp_norm = grad_attention_norm + D;
+        float *grad_q_norm = grad_mlp_norm + D, *grad_k_norm = grad_q_norm + C;
+        if (s.inner)
+            mlp_block_backward(s, l, o, memory, r, out, grad_mlp_norm);
+        else
+            std::memcpy(memory.grad_mlp_input, out, T * D * sizeof(bf16));
+        tile_transposed(memory.grad_mlp_input, D, T, D, o.grad_mlp_input, N, r * T);
+        _mm_sfence();
+        multiply(rows(memory.grad_mlp_input, D), l.o_b, D * 16, T, A, D,
+                 per_row([=](long m, long n, Vec a, Vec b) { store(grad_attention + m * A + n, a, b); }));
+        heads_backward(s, l, positions.of_row(s, r), o, memory, r, grad_q_norm, grad_k_norm);
+        multiply(rows(memory.grad_qkv, E + 32), l.qkv_b, E * 16, T, D, E,
+                 per_row([=](long m, long n, Vec a, Vec b) { store(h + m * (D + 32) + n, a, b); }), prefetch_of(x, T * D));
+        normalise_backward(x, l.attention_norm, s.eps, h, D + 32, memory.grad_mlp_input, T, D, out, grad_attention_norm);
+    }});
+    phases.push_back(weight_gradients(s, l, o));
+    phases.push_back({1, [=, &s, &l](long) {
+        const long sizes[] = {D, D, C, C};
+        float* grad_norms[] = {l.grad_attention_norm, l.grad_mlp_norm, l.grad_q_norm, l.grad_k_norm};
+        for (long norm = 0, offset = 0; norm < 4; offset += sizes[norm++])
+            sum_rows(grad_norm_parts + offset, s.rows, norm_weights, sizes[norm], grad_norms[norm]);
+    }});
 }
 
-static Operands alloc_operands(const Shape& s, long grad_numbers, long floats) {
+static Operands alloc_operands(const Shape& s, Scratch& shared, long grad_numbers, long floats) {
     const long D = s.width, N = padded_stride(s.tokens());
     shared.reserve(2 * (N * (2 * D + s.qkv_width() + 2 * s.inner) + grad_numbers) + 4 * floats + 8192);
     return {shared.alloc<bf16>(N * D), shared.alloc<bf16>(N * D), shared.alloc<bf16>(N * s.qkv_width()), shared.alloc<bf16>(2 * N * s.inner)};
@@ -433,65 +428,70 @@ static Operands alloc_operands(const Shape& s, long grad_numbers, long floats) {
 
 // The attention of one layer alone, of which `inner` is 0: from l.x (tokens x width) to y, x and what attention adds to it.
 extern "C" void attention_forward(const Shape* shape, const Layer* layer, const Positions* positions, bf16* y) {
-    const std::lock_guard<std::mutex> lock(call_mutex);
-    pack_layer(*shape, *layer);
-    layer_forward(*shape, *layer, *positions, y);
+    Team& team = Team::get();
+    const std::lock_guard<std::mutex> lock(team.call_mutex);
+    team.run(shape->threads, {pack_layer(*shape, *layer), layer_forward(*shape, *layer, *positions, y)});
 }
 
 // From the gradient of y, which becomes that of x, to those of the layer's parameters.
 extern "C" void attention_backward(const Shape* shape, const Layer* layer, const Positions* positions, bf16* grad) {
-    const std::lock_guard<std::mutex> lock(call_mutex);
+    Team& team = Team::get();
+    const std::lock_guard<std::mutex> lock(team.call_mutex);
     const long floats = shape->rows * 2 * (shape->width + shape->channels);
-    const Operands operands = alloc_operands(*shape, 0, floats);
-    layer_backward(*shape, *layer, *positions, operands, grad, shared.alloc<float>(floats));
+    const Operands operands = alloc_operands(*shape, team.shared, 0, floats);
+    std::vector<Phase> phases;
+    layer_backward(phases, *shape, *layer, *positions, operands, grad, team.shared.alloc<float>(floats));
+    team.run(shape->threads, phases);
 }
 
 // From ids (rows, time) to the final norm's output y; the norm's input stays in `last`.
 extern "C" void forward(const Shape* shape, const Layer* layers, long count, const float* embedding, const int* ids,
                         const Positions* positions, const float* norm_weight, bf16* last, bf16* y) {
-    const std::lock_guard<std::mutex> lock(call_mutex);
+    Team& team = Team::get();
+    const std::lock_guard<std::mutex> lock(team.call_mutex);
     const Shape& s = *shape;
     const long D = s.width, T = s.time;
-#pragma omp parallel for num_threads(s.threads)
-    for (long i = 0; i < s.tokens(); i++)
-        for (long j = 0; j < D; j += BLOCK) {
-            const float* src = embedding + ids[i] * D + j;
-            store(layers[0].x + i * D + j, _mm512_loadu_ps(src), _mm512_loadu_ps(src + 16));
-        }
+    std::vector<Phase> phases{{s.rows, [&](long r) {
+        for (long i = r * T; i < (r + 1) * T; i++)
+            for (long j = 0; j < D; j += BLOCK) {
+                const float* src = embedding + ids[i] * D + j;
+                store(layers[0].x + i * D + j, _mm512_loadu_ps(src), _mm512_loadu_ps(src + 16));
+            }
+    }}};
     for (long i = 0; i < count; i++) {
-        pack_layer(s, layers[i]);
-        layer_forward(s, layers[i], *positions, i + 1 < count ? layers[i + 1].x : last);
+        phases.push_back(pack_layer(s, layers[i]));
+        phases.push_back(layer_forward(s, layers[i], *positions, i + 1 < count ? layers[i + 1].x : last));
     }
-#pragma omp parallel for num_threads(s.threads)
-    for (long r = 0; r < s.rows; r++) normalise(last + r * T * D, norm_weight, s.eps, T, D, y + r * T * D, D);
+    phases.push_back({s.rows, [&](long r) { normalise(last + r * T * D, norm_weight, s.eps, T, D, y + r * T * D, D); }});
+    team.run(s.threads, phases);
 }
 
 // From the gradient of y to those of the parameters.
 extern "C" void backward(const Shape* shape, const Layer* layers, long count, const int* ids, const Positions* positions,
                          const float* norm_weight, const bf16* last, const bf16* grad_y, float* grad_norm_weight, float* grad_embedding,
                          long vocabulary) {
-    const std::lock_guard<std::mutex> lock(call_mutex);
+    Team& team = Team::get();
+    const std::lock_guard<std::mutex> lock(team.call_mutex);
     const Shape& s = *shape;
     const long D = s.width, row = s.time * D, norm_weights = 2 * (D + s.channels), N = padded_stride(s.tokens());
-    const Operands operands = alloc_operands(s, N * D, s.rows * norm_weights);
-    bf16* grad = shared.alloc<bf16>(N * D);
-    float* grad_norm_parts = shared.alloc<float>(s.rows * norm_weights);
-    std::memset(grad_norm_parts, 0, s.rows * D * sizeof(float));
-#pragma omp parallel for num_threads(s.threads)
-    for (long r = 0; r < s.rows; r++)
+    const Operands operands = alloc_operands(s, team.shared, N * D, s.rows * norm_weights);
+    bf16* grad = team.shared.alloc<bf16>(N * D);
+    float* grad_norm_parts = team.shared.alloc<float>(s.rows * norm_weights);
+    std::vector<Phase> phases{{s.rows, [&](long r) {
+        std::memset(grad_norm_parts + r * D, 0, D * sizeof(float));
         normalise_backward(last + r * row, norm_weight, s.eps, grad_y + r * row, D, nullptr, s.time, D, grad + r * row,
                            grad_norm_parts + r * D);
-    sum_rows(grad_norm_parts, s.rows, D, D, grad_norm_weight);
-    for (long i = count - 1; i >= 0; i--) layer_backward(s, layers[i], *positions, operands, grad, grad_norm_parts);
-    // Each thread has its own rows of the embedding, so that a token's gradients are added in the order of positions.
-#pragma omp parallel for schedule(static, 1) num_threads(s.threads)
-    for (long thread = 0; thread < s.threads; thread++) {
-        for (long v = thread; v < vocabulary; v += s.threads) std::memset(grad_embedding + v * D, 0, D * sizeof(float));
+    }}, {1, [&](long) { sum_rows(grad_norm_parts, s.rows, D, D, grad_norm_weight); }}};
+    for (long i = count - 1; i >= 0; i--) layer_backward(phases, s, layers[i], *positions, operands, grad, grad_norm_parts);
+    // Each chunk has its own rows of the embedding, so that a token's gradients are added in the order of positions.
+    phases.push_back({s.threads, [&](long chunk) {
+        for (long v = chunk; v < vocabulary; v += s.threads) std::memset(grad_embedding + v * D, 0, D * sizeof(float));
         for (long i = 0; i < s.tokens(); i++)
-            if (ids[i] % s.threads == thread)
+            if (ids[i] % s.threads == chunk)
                 for (long j = 0; j < D; j += LANES) {
                     float* dst = grad_embedding + ids[i] * D + j;
                     _mm512_storeu_ps(dst, _mm512_add_ps(_mm512_loadu_ps(dst), load(grad + i * D + j)));
                 }
-    }
+    }});
+    team.run(s.threads, phases);
 }

@@ -126,36 +126,36 @@ static void chunk_gradients(const Loss& l, const LossChunk& c) {
 extern "C" void weighted_log_probability(long tokens, long width, long padded_vocabulary, long vocabulary, long threads, const bf16* hidden,
                                          const float* weight, const long* targets, const float* slopes, float* logp,
                                          bf16* grad_hidden, float* grad_weight) {
-    const std::lock_guard<std::mutex> lock(call_mutex);
+    Team& team = Team::get();
+    const std::lock_guard<std::mutex> lock(team.call_mutex);
     const long chunk_tokens = std::clamp(SLICE_TOKENS / threads / BLOCK * BLOCK, 64L, 256L), D = width, V = padded_vocabulary;
     const long stride = padded_stride(SLICE_TOKENS), panel = padded_stride(V) * 16;
+    Scratch& shared = team.shared;
     shared.reserve(2 * (V * D + panel / 16 * D + stride * (D + V)) + 4096);
     const Loss l = {D, V, vocabulary, hidden, targets, slopes, logp, grad_hidden, shared.alloc<bf16>(V * D), shared.alloc<bf16>(panel / 16 * D),
                     shared.alloc<bf16>(stride * D), shared.alloc<bf16>(stride * V), panel, stride};
-#pragma omp parallel num_threads(threads)
-    {
-        TileConfig tiles;
-        scratch.reserve(chunk_tokens * (2 * EXP_STRIDE + 4 * 16 + 4 + 4 * D + 2 * D) + 4 * D * GRAD_COLUMNS + 8192);
-        LossChunk chunk = {scratch.alloc<float>(chunk_tokens * 16), scratch.alloc<float>(chunk_tokens), scratch.alloc<float>(chunk_tokens * D),
-                           scratch.alloc<bf16>(chunk_tokens * EXP_STRIDE), scratch.alloc<bf16>(chunk_tokens * D)};
-        float* weight_sums = scratch.alloc<float>(D * GRAD_COLUMNS);
-#pragma omp for
-        for (long v = 0; v < V; v += 16) pack_weight(weight + v * D, v, panel / 16, D, l.head_t, l.head);
-        for (long begin = 0; begin < tokens; begin += SLICE_TOKENS) {
-            const long size = std::min(SLICE_TOKENS, tokens - begin);
-#pragma omp for schedule(dynamic, 1)
-            for (long t = 0; t < size; t += chunk_tokens) {
-                chunk.first_token = begin + t, chunk.t = t, chunk.count = std::min(chunk_tokens, size - t);
-                exponentials(l, chunk);
-                chunk_gradients(l, chunk);
-            }
-            if (!grad_hidden) continue;
-#pragma omp for schedule(dynamic, 1)
-            for (long v = 0; v < V; v += GRAD_COLUMNS)
-                weight_gradient(l.left, l.right, D, v, std::min(GRAD_COLUMNS, V - v), size, stride, weight_sums,
-                                [&](long m, long n, const float* block) {
-                                    save_pairs_transposed(block, grad_weight + m, n, D, begin > 0);
-                                });
-        }
+    std::vector<Phase> phases{{V / 16, [&](long v) { pack_weight(weight + v * 16 * D, v * 16, panel / 16, D, l.head_t, l.head); }}};
+    for (long begin = 0; begin < tokens; begin += SLICE_TOKENS) {
+        const long size = std::min(SLICE_TOKENS, tokens - begin);
+        phases.push_back({(size + chunk_tokens - 1) / chunk_tokens, [=, &l](long index) {
+            TileConfig tiles;
+            scratch.reserve(chunk_tokens * (2 * EXP_STRIDE + 4 * 16 + 4 + 4 * D + 2 * D) + 8192);
+            LossChunk chunk = {scratch.alloc<float>(chunk_tokens * 16), scratch.alloc<float>(chunk_tokens), scratch.alloc<float>(chunk_tokens * D),
+                               scratch.alloc<bf16>(chunk_tokens * EXP_STRIDE), scratch.alloc<bf16>(chunk_tokens * D)};
+            chunk.t = index * chunk_tokens, chunk.first_token = begin + chunk.t, chunk.count = std::min(chunk_tokens, size - chunk.t);
+            exponentials(l, chunk);
+            chunk_gradients(l, chunk);
+        }});
+        if (!grad_hidden) continue;
+        phases.push_back({(V + GRAD_COLUMNS - 1) / GRAD_COLUMNS, [=, &l](long index) {
+            TileConfig tiles;
+            scratch.reserve(4 * D * GRAD_COLUMNS + 4096);
+            const long v = index * GRAD_COLUMNS;
+            weight_gradient(l.left, l.right, D, v, std::min(GRAD_COLUMNS, V - v), size, stride, scratch.alloc<float>(D * GRAD_COLUMNS),
+                            [&](long m, long n, const float* block) {
+                                save_pairs_transposed(block, grad_weight + m, n, D, begin > 0);
+                            });
+        }});
     }
+    team.run(threads, phases);
 }

@@ -4,7 +4,6 @@
 
 #include <cstddef>
 #include <cstdlib>
-#include <mutex>
 
 struct Scratch {
     char* memory = nullptr;
@@ -27,8 +26,6 @@ struct Scratch {
     }
 };
 inline thread_local Scratch scratch;
-inline Scratch shared;         // of all threads of a call
-inline std::mutex call_mutex;  // one call from Python at a time
 
 // The sum of `count` rows of `parts`, `stride` apart, always in the same order.
 static inline void sum_rows(const float* parts, long count, long stride, long width, float* sums) {
