@@ -2,12 +2,13 @@
 
 For processors without bfloat16 (AVX2). The model and batch of `training_throughput`: forward, loss, backward and optimizer,
 ours with Muon and with AdamW, by kernels and by PyTorch (not compiled), theirs Qwen3ForCausalLM with its own loss and torch's
-AdamW; and the share of the rate at which the processor multiplies and adds, measured in between. With `--busy`, only the two
-steps by kernels, by turns with and without a process at equal priority that keeps a core busy: 60 % of the rate should be
-left. All by turns, with all cores and by the clock.
+AdamW; and the share of the rate at which the processor multiplies and adds, measured in between. With `--busy`, only the steps by
+kernels, in bfloat16 too where the processor has it, by turns with and without a process at equal priority that keeps a core
+busy: 60 % of the rate should be left. All by turns, with all cores and by the clock.
 """
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -34,17 +35,17 @@ RATE_BAR, BUSY_BAR = 0.7, 0.6
 Step = Callable[[], None]
 
 
-def pretraining(muon: bool, native: bool) -> Step:
+def pretraining(muon: bool, native: bool, format: torch.dtype = torch.float32) -> Step:
     model = Decoder(sizes.our_config())
     initialise(model, 0)
     if native:
-        model.use_kernels(sizes.CONTEXT, torch.float32)
+        model.use_kernels(sizes.CONTEXT, format)
     optimizer = Optimizer(model, pretraining_lrs(sizes.WIDTH)[0] if muon else one_lr(1e-3), kernels=native)
     ids, shape = sizes.random_ids(sizes.VOCABULARY), (sizes.ROWS, sizes.CONTEXT)
     batch = {"ids": ids[:, :-1], "targets": ids[:, 1:], "weight": torch.full(shape, 1 / (shape[0] * shape[1]))}
 
     def step() -> None:
-        next_token(model, batch, torch.float32)[0].backward()
+        next_token(model, batch, format)[0].backward()
         optimizer.step(1.0)
 
     return step
@@ -76,7 +77,12 @@ def by_turns(steps: dict[str, Step], rounds: int) -> dict[str, float]:
 
 
 def beside_a_busy_process(rounds: int) -> None:
-    steps = {name: pretraining(name == "Muon", True) for name in ("Muon", "AdamW")}
+    formats = [dtype for dtype in (torch.float32, torch.bfloat16) if kernels.are_there(torch.device("cpu"), dtype)]
+    steps = {
+        f"{name} in {str(dtype).removeprefix('torch.')}": pretraining(name == "Muon", True, dtype)
+        for dtype in formats
+        for name in ("Muon", "AdamW")
+    }
     turns: dict[bool, list[dict[str, float]]] = {False: [], True: []}
     for busy in (False, True) * 2:
         other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else None
@@ -96,6 +102,8 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=sizes.WIDTH, help="64 a layer; 256 has 6 layers")
     parser.add_argument("--busy", action="store_true", help="beside a busy process")
     options = parser.parse_args()
+    if options.busy and "GOMP_SPINCOUNT" not in os.environ:  # as the command line sets it; read when torch is imported
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "GOMP_SPINCOUNT": "10000"})
     choose()
     if options.width != sizes.WIDTH:
         sizes.WIDTH, sizes.LAYERS = options.width, options.width // 64

@@ -55,7 +55,7 @@ static inline void set_float_mode(uint64_t mode) {
 
 // Where a thread of the team runs, for the others: one that lost its core within a chunk keeps them waiting for some 3 ms. Linux
 // moves no thread to an idle core that ran within the last half millisecond.
-class Place {
+class alignas(64) Place {  // a cache line each, as every chunk writes to its own
 #if defined(__linux__)
    public:
     void enter() {  // by the thread itself, as the next two
