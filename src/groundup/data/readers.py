@@ -118,7 +118,8 @@ def records(
     kind = kind or kind_of(path)
     if kind.form == "parquet":
         for start, batch in _parquet_batches(path, None, refused, None):
-            decode = _bytes_as_text if "binary" in str(batch.schema.types) else lambda row: row
+            types = str(batch.schema.types)
+            decode = _as_json if "binary" in types or "map<" in types else lambda row: row
             yield from ((number, decode(row)) for number, row in _dicts(path, start, batch, refused))
         return
     if kind.form == "csv":
@@ -152,12 +153,14 @@ def _dicts(path: Path, start: int, batch: pa.RecordBatch, refused: Refused) -> I
         yield start + number, row
 
 
-def _bytes_as_text(value: Any) -> Any:
-    """A row of Parquet, with bytes that are UTF-8 as text: some writers have no strings."""
+def _as_json(value: Any) -> Any:
+    """A row of Parquet, with bytes that are UTF-8 as text, since some writers have no strings, and maps as objects."""
     if isinstance(value, dict):
-        return {name: _bytes_as_text(item) for name, item in value.items()}
+        return {name: _as_json(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_bytes_as_text(item) for item in value]
+        if value and all(isinstance(item, tuple) and isinstance(item[0], str | bytes) for item in value):  # Arrow's maps
+            return {_as_json(name): _as_json(item) for name, item in value}
+        return [_as_json(item) for item in value]
     with suppress(UnicodeDecodeError):
         return value.decode() if isinstance(value, bytes) else value
     return value
