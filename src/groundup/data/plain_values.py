@@ -1,8 +1,20 @@
 """Values of rows as JSON has them: rows of Python programs hold values of pandas, NumPy and PyTorch too."""
 
+import json
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
+
+
+def _integer(digits: str) -> int | float:
+    try:
+        return int(digits)
+    except ValueError:  # more digits than Python reads: infinite, as it reads 1e999 too
+        return float(digits)
+
+
+# For rows of files: tabs and line ends as they are in a text, which programs write that join strings, cost no row.
+JSON = json.JSONDecoder(strict=False, parse_int=_integer)
 
 
 def plain(value: Any) -> Any:

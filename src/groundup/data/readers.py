@@ -6,7 +6,6 @@ UTF-8.
 
 import csv
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +26,7 @@ from groundup.core.text import well_formed
 from groundup.data import streams
 from groundup.data.columns import as_notes, as_text, has_dates, is_text
 from groundup.data.file_kinds import DECRYPT, STATED_DELIMITER, Kind, is_page, kind_of
+from groundup.data.plain_values import JSON
 
 MAX_TEXT_BYTES = 64 << 20  # of one document
 BATCH_BYTES = 1 << 19
@@ -177,15 +177,18 @@ def csv_rows(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Number (from 0) and columns (by the header) of each row of a file of CSV.
 
-    A row with more cells than columns has unquoted commas, so its texts would end too early: it is counted as bad.
+    A row with more cells than columns has unquoted commas, so its texts would end too early: it is counted as bad. Of columns
+    of one name the first counts, as in Parquet.
     """
     lists = csv_lists(path, refused, kind, max_bytes)
     header = [name.strip() for name in next(lists, [])]
+    repeated = len(set(header)) < len(header)
     for number, cells in enumerate(lists):
         if any(cells[len(header) :]):
             refused.add("more cells than columns", f"{path}: row {number + 1}")
-        else:
-            yield number, dict(zip(header, cells, strict=False))
+            continue
+        columns = list(zip(header, cells, strict=False))
+        yield number, dict(columns) | (dict(reversed(columns)) if repeated else {})
 
 
 @contextmanager
@@ -315,7 +318,7 @@ def _lines(
             continue
         try:
             # Without byte-order marks of concatenated files, and the record separators of RFC 7464.
-            row = json.loads(line.decode("utf-8", "replace").lstrip("\ufeff\x1e"))
+            row = JSON.decode(line.decode("utf-8", "replace").lstrip("\ufeff\x1e"))
         except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict):
@@ -335,7 +338,7 @@ def _skip_line(file: IO[bytes], limit: int) -> None:
 
 def _values(file: IO[bytes], path: Path, refused: Refused, limit: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of JSON over several lines, one after another or in arrays. Reading ends at the first invalid JSON."""
-    decode, separators = json.JSONDecoder().raw_decode, re.compile(r"[\s,]*")
+    decode, separators = JSON.raw_decode, re.compile(r"[\s,]*")
     text_stream = io.TextIOWrapper(file, encoding="utf-8", errors="replace", newline="")
     # A position in the buffer, not a copy of the rest for each of thousands of values, which would take as long as all else.
     buffer, position, number, depth, ended = "", 0, 0, 0, False
