@@ -29,7 +29,9 @@ from groundup.data.file_kinds import Kind, kind_of
 from groundup.data.readers import DAMAGE, MAX_TEXT_BYTES, Refused, texts
 
 PAGES = (".html", ".htm", ".xhtml")
-TEXT_TYPES = {".md": "text/markdown", ".markdown": "text/markdown", ".py": "text/x-python"}  # others are text/plain
+TEXT_TYPES = {  # others are text/html or text/plain
+    ".md": "text/markdown", ".markdown": "text/markdown", ".py": "text/x-python", ".xhtml": "application/xhtml+xml",
+}  # fmt: skip
 PACKED = ("", ".gz", ".zst", ".lz4")
 ARCHIVES = (".wacz", *(kind + packed for kind in (".warc", ".arc", ".wet") for packed in PACKED))
 KNOWN = (*PAGES, *file_kinds.TEXTS, *file_kinds.ROWS, *ARCHIVES, ".pdf", ".xml")
