@@ -267,6 +267,8 @@ def _archive(path: Path, refused: Refused, refusal: UserError | None = None) -> 
     except GeneratorExit:  # the source's limit is reached
         _add_losses(path, losses, refused)
         raise
+    except UserError as error:  # of a zip file that is no .wacz, such as a .docx, the refusal says more
+        raise refusal or error from None
     if not losses.records and refused and zipped:
         raise UserError(f"{path}: no WARC of it can be read ({refused}): give a .wacz as browsers write it, without a password")
     if not losses.records:
