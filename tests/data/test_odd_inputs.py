@@ -275,3 +275,20 @@ def test_of_columns_of_one_name_the_first_counts(tmp_path):
     for name in ("a.csv", "a.parquet"):
         [batch] = batches(tmp_path / name, "text", ["url"], Refused())
         assert batch["text"].to_pylist() == ["hello", "world"]
+
+
+def test_lines_of_json_with_commas_as_in_an_array(tmp_path):
+    for name in ("a.jsonl", "part-0001"):
+        (tmp_path / name).write_text('{"text": "a"},\n{"text": "b"},\n{"text": "c"}\n')
+        refused = Refused()
+        assert [len(batch) for batch in batches(tmp_path / name, "text", [], refused)] == [3] and not refused
+
+
+def test_rows_in_another_encoding_are_told_what_to_do(tmp_path):
+    (tmp_path / "a.csv").write_bytes("text\n日本語のテキストがここにあります\n".encode("shift_jis"))
+    refused = Refused()
+    assert [*batches(tmp_path / "a.csv", "text", [], refused)] == []
+    assert str(refused) == f"not UTF-8: 1; first {tmp_path}/a.csv: row 1: not UTF-8: save the file as UTF-8"
+    refused.first = "b.csv: row 1: no text"
+    refused["damaged"] += 1
+    assert str(refused).endswith("; first b.csv: row 1: no text; damaged: get the file again; not UTF-8: save the file as UTF-8")

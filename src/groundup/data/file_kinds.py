@@ -262,7 +262,7 @@ def _json_form(text: str, ending: str, cut_off: bool) -> str:
     if first.startswith("{"):
         try:
             _, end = JSON.raw_decode(first)
-            if not (rest := first[end:].strip()):
+            if (rest := first[end:].strip()) in ("", ","):
                 return "lines"
             if rest.startswith("{"):  # one after another without line ends, as Amazon's Firehose writes
                 return "values"

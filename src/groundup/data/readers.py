@@ -32,7 +32,8 @@ MAX_TEXT_BYTES = 64 << 20  # of one document
 BATCH_BYTES = 1 << 19
 BATCH_ROWS = 128  # at most: rows can be much longer than their mean
 SEARCHED_ROWS = 1000  # for the column of texts, before a file without it is refused
-DAMAGED, AGAIN = "damaged", ": get the file again"
+DAMAGED, NOT_UTF8 = "damaged", "not UTF-8"
+ADVICE = {DAMAGED: "get the file again", NOT_UTF8: "save the file as UTF-8"}
 DAMAGE = (OSError, EOFError, pa.ArrowException)
 # Of values that Python cannot represent; LookupError: an unknown time zone.
 NO_VALUE = (ValueError, OverflowError, LookupError, pa.ArrowException)
@@ -47,7 +48,7 @@ class Refused(Counter[str]):
     def add(self, reason: str, location: str, count: int = 1) -> None:
         if count:
             self[reason] += count
-            self.first = self.first or f"{location}: {reason}{AGAIN if reason == DAMAGED else ''}"
+            self.first = self.first or ": ".join(filter(None, [location, reason, ADVICE.get(reason)]))
 
     def merge(self, other: "Refused") -> None:
         self.update(other)
@@ -58,7 +59,7 @@ class Refused(Counter[str]):
 
     def __str__(self) -> str:
         counts = ", ".join(f"{reason}: {count}" for reason, count in sorted(self.items()) if count)
-        advice = f"; {DAMAGED}{AGAIN}" if self[DAMAGED] and AGAIN not in self.first else ""
+        advice = "".join(f"; {reason}: {what}" for reason, what in ADVICE.items() if self[reason] and what not in self.first)
         return f"{counts}; first {self.first}{advice}" if self.first else counts
 
 
@@ -244,7 +245,7 @@ def gathered(
         body = well_formed(body)
         length = len(body.encode())
         if 64 * body.count("\ufffd") > len(body) + 256:
-            refused.add("not UTF-8", f"{source}: row {number + 1}")
+            refused.add(NOT_UTF8, f"{source}: row {number + 1}")
             continue
         if length > max_bytes:
             refused.add("size", f"{source}: row {number + 1}")
@@ -316,9 +317,10 @@ def _lines(
             continue
         if not line.strip():
             continue
+        # Without byte-order marks of concatenated files, the record separators of RFC 7464, and commas as in an array.
+        text = line.decode("utf-8", "replace").lstrip("\ufeff\x1e").rstrip().removesuffix(",")
         try:
-            # Without byte-order marks of concatenated files, and the record separators of RFC 7464.
-            row = JSON.decode(line.decode("utf-8", "replace").lstrip("\ufeff\x1e"))
+            row = JSON.decode(text)
         except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict):
