@@ -238,3 +238,23 @@ def test_canonical_is_stable_and_no_page_breaks_link_extraction(link, body):
 def test_links_follow_the_base_and_come_once():
     body = b"<base href='/docs/'><a class=x href=a>1</a><A HREF = \"a#top\">2</A><a name=n><area href='b'><link href=c>"
     assert links(Page("http://a.org/", "text/html", body)) == ["http://a.org/docs/a", "http://a.org/docs/b"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "<meta http-equiv=refresh content='0; url=en/'>", '<META content="0;URL=\'/en/\'" HTTP-EQUIV="Refresh">',
+        "<meta http-equiv=refresh content=5,url=/en/>", "<frameset><frame name=x src='/en/#top'></frameset>",
+        "<base href='/en/'><base href='/de/'><a href=.>x</a>",
+    ],
+)  # fmt: skip
+def test_pages_that_lead_on_without_a_link(body):
+    """The first page of many a documentation: the crawl ended there."""
+    assert links(Page("http://a.org/", "text/html", body.encode())) == ["http://a.org/en/"]
+
+
+@pytest.mark.parametrize(
+    "body", ["<meta name=refresh content='5'>", "<meta http-equiv=refresh content=30>", "<meta content='url=/a'>"]
+)
+def test_a_page_that_only_loads_itself_again_leads_nowhere(body):
+    assert links(Page("http://a.org/", "text/html", body.encode())) == []

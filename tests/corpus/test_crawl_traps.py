@@ -96,11 +96,35 @@ def test_sitemaps_are_followed_and_not_read_twice(tmp_path):
         HOST[0] = address.split("/")[2]
         count = run(address, tmp_path / "a.warc.gz")
         assert paths(tmp_path / "a.warc.gz") == ["/", "/x?a=1&b=2", "/secret/open", "/y", "/z"]
-        assert count.refused == {"robots.txt": 1, "status 404": 1}
+        assert count.refused == {"another host": 1, "robots.txt": 1, "status 404": 1}
         assert max(Counter(asked).values()) == 1
         asked.clear()
         assert run(address, tmp_path / "a.warc.gz") == count
         assert asked == ["/robots.txt"]
+
+
+@pytest.mark.parametrize("kind", ["urlset", "sitemapindex"])
+def test_a_sitemap_of_another_host_alone_says_so(tmp_path, kind):
+    """As of a site that moved to www: "nothing in it is a page" did not say why."""
+    listing = f"<{kind}>" + "".join(f"<loc>https://www.elsewhere.org/{page}</loc>" for page in "abb")
+    with site(lambda path: (200, {"Content-Type": "application/xml"}, listing)) as (address, _):
+        count = run(f"{address}s.xml", tmp_path / "a.warc.gz", only_listed=True)
+        assert (count.pages, count.refused) == (0, {"another host": 2})
+        assert run(f"{address}s.xml", tmp_path / "a.warc.gz", only_listed=True) == count
+
+
+def test_robots_txt_on_another_host_is_obeyed(tmp_path):
+    """RFC 9309, 2.3.1.2: redirects are followed across hosts; the rules are those of the first."""
+    text = {"Content-Type": "text/plain"}
+    with site(lambda path: (200, text, "User-agent: *\nDisallow: /secret")) as (other, asked_there):
+        moved = (301, {"Location": f"{other}rules.txt"}, "")
+        with site(lambda path: moved if path == "/robots.txt" else "<a href=/secret/a>a</a><a href=/b>b</a>") as (address, asked):
+            count = run(address, tmp_path / "a.warc.gz")
+    assert asked_there == ["/rules.txt"] and asked == ["/robots.txt", "/", "/b"] and count.refused == {"robots.txt": 1}
+    # And where that host cannot be reached, nothing is allowed.
+    with site(lambda path: moved if path == "/robots.txt" else "page") as (address, asked):
+        count = run(address, tmp_path / "b.warc.gz")
+    assert count.refused == {"robots.txt": 1} and asked == ["/robots.txt"]
 
 
 @pytest.mark.parametrize(("depth", "pages"), [(1, 1), (3, 1), (4, 0)])

@@ -162,3 +162,23 @@ def test_word_f1_on_real_pages():
         ours, theirs = (Counter(re.findall(r"\w+", text.lower())) for text in (extract(page).text, gold[page.url]))
         scores.append(2 * (ours & theirs).total() / max(1, ours.total() + theirs.total()))
     assert sum(scores) / len(scores) > 0.75
+
+
+@pytest.mark.parametrize(
+    "empty", ["<title/>", '<script src="a.js" />', "<style type='text/css'/>", '<a id="page_3"/>', "<iframe/>"]
+)
+@pytest.mark.parametrize("kind", ["application/xhtml+xml", "text/html"])
+def test_empty_elements_of_xhtml_hold_nothing(empty, kind):
+    """As in books of EPUB: to a parser of HTML the whole page was the title, the script or a link."""
+    words = "<p>Bees fly over the field and gather honey from the flowers, each day of the summer, for the hive.</p>" * 4
+    declared = '<?xml version="1.0"?>\n' * (kind == "text/html")
+    source = f'{declared}<html xmlns="http://www.w3.org/1999/xhtml"><head>{{}}</head><body>{{}}{words}<br/></body></html>'
+    source = source.format("", empty) if empty.startswith("<a") else source.format(empty, "")
+    found = extract(Page("http://a.org/", kind, source.encode(), "utf-8"))
+    assert found.text.count("Bees fly") == 4 and found.title is None
+
+
+def test_a_shadow_root_that_is_shown_is_content():
+    words = "<p>Bees fly over the field and gather honey from the flowers, each day of the summer, for the hive.</p>" * 4
+    assert html(f"<bee-page><template shadowrootmode='open'>{words}</template></bee-page>").text.count("Bees fly") == 4
+    assert html(f"<bee-page><template>{words}</template></bee-page>{words}").text.count("Bees fly") == 4

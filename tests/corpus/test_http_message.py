@@ -42,6 +42,28 @@ def test_encodings_are_undone(encoding, content):
     assert len(undo_encodings(PACK[encoding](bytes(5000)), encoding, 100)[0]) == 101
 
 
+@pytest.mark.parametrize("transfer", ["gzip, chunked", "gzip\r\nTransfer-Encoding: chunked", "GZIP,chunked"])
+@pytest.mark.parametrize("encoding", ["br", "identity", ""])
+def test_bodies_packed_for_the_transfer_too(transfer, encoding):
+    content = b"some text \xe4 " * 30
+    packed = gzip.compress(PACK.get(encoding, bytes)(content))
+    chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(packed), packed)
+    head = f"HTTP/1.1 200 OK\r\nTransfer-Encoding: {transfer}\r\nContent-Encoding: {encoding}\r\n\r\n"
+    message = parse(head.encode() + chunked, 1 << 20)
+    assert message and message.complete and message.body == content
+
+
+@pytest.mark.parametrize("packings", [["br", "gzip"], ["gzip"]])
+def test_an_encoding_stated_on_two_lines(packings):
+    """In the order in which they were applied; servers also state one twice."""
+    body = content = b"some text \xe4 " * 30
+    for name in packings:
+        body = PACK[name](body)
+    lines = "".join(f"Content-Encoding: {name}\r\n" for name in [packings[0], packings[-1]])
+    message = parse(f"HTTP/1.1 200 OK\r\n{lines}\r\n".encode() + body, 1 << 20)
+    assert message and message.complete and message.body == content
+
+
 @pytest.mark.parametrize("encoding", PACK)
 def test_cut_off_bodies_are_kept_as_far_as_they_go(encoding):
     content = random.Random(0).randbytes(300_000)

@@ -314,3 +314,19 @@ def test_real_pages_keep_their_language():
         pages += 1
         right += languages.identify(extract(page).text)[0] == "de"
     assert pages == 60 and right >= 0.95 * pages
+
+
+@pytest.mark.parametrize(
+    ("language", "line"),
+    [
+        ("zh", "这是一个中文段落，写得很短的一行。"), ("ja", "これは短い日本語の段落の一つです。"),
+        ("ko", "이것은 짧은 한국어 문단입니다. 벌."), ("th", "นี่คือย่อหน้าภาษาไทยสั้น ๆ"),
+    ],
+)  # fmt: skip
+def test_short_paragraphs_without_spaces_count_in_the_share(language, line):
+    """Of such a page the share was 0: its one line of English was the only paragraph long enough."""
+    english = "This is a paragraph of English, long enough to be identified as that."
+    found = languages.identify_document(f"{line}\n" * 12 + english, (language,))
+    assert found.language == language and found.share > 0.7
+    quoted = f"{english}\n“A” – “b” – “c” – “d” – “e”."
+    assert languages.identify_document(quoted, ("en",)).share == 1.0

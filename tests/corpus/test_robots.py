@@ -105,3 +105,12 @@ def test_sitemaps_and_indexes():
     assert parse_sitemap(b"http://a.org/1\r\nnot a line\nhttps://a.org/2") == (False, ["http://a.org/1", "https://a.org/2"])
     assert parse_sitemap("\ufeffhttp://a.org/1\n  http://a.org/2 ".encode()) == (False, ["http://a.org/1", "http://a.org/2"])
     assert parse_sitemap(b"\x1f\x8bbroken") == (False, [])
+
+
+def test_pictures_in_a_sitemap_are_no_pages():
+    """WordPress lists each page's pictures: each cost a request."""
+    pictures = b"<image:image><image:loc>http://a.org/1.jpg</image:loc></image:image>"
+    body = b"<urlset xmlns:image='x'><url><loc>http://a.org/1</loc>" + pictures + b"</url></urlset>"
+    assert parse_sitemap(body) == (False, ["http://a.org/1"])
+    assert parse_sitemap(body.replace(b"<url", b"<s:url").replace(b"<loc", b"<s:loc")) == (False, ["http://a.org/1"])
+    assert parse_sitemap(body.replace(b"<loc", b"<s:loc"))[1] == ["http://a.org/1", "http://a.org/1.jpg"]  # not well formed

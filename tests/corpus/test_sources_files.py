@@ -161,3 +161,15 @@ def test_a_file_over_the_limit_that_cannot_be_cut_is_counted(tmp_path, monkeypat
         (tmp_path / "all" / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
     counts, pages = gather(tmp_path, tmp_path / "all")
     assert [page.url for page in pages] == ["file:///all/a.html"] and counts["refused"] == {"size": 2}
+
+
+def test_a_file_of_xhtml_is_called_so(tmp_path):
+    """Its empty elements are read as XML has them."""
+    (tmp_path / "a.xhtml").write_text("<html><head><title/></head><body>words</body></html>")
+    assert gather(tmp_path, tmp_path / "a.xhtml")[1][0].content_type == "application/xhtml+xml"
+
+
+def test_the_first_damage_is_named(tmp_path, capsys):
+    (tmp_path / "a.json").write_text('[{"text": "one"}, {"text": ')
+    gather(tmp_path, tmp_path / "a.json")
+    assert "1 passed over (damaged: 1; first" in capsys.readouterr().err

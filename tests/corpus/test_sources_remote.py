@@ -69,7 +69,7 @@ def test_only_what_the_sitemaps_list_is_fetched(tmp_path):
         counts = crawl(f"{address}/index.xml", warc, max_pages=9, **options)  # resumes
         assert [page.url[len(address) :] for page in read_pages(warc, Losses())] == ["/p0", "/p1", "/p2"]
         assert asked == ["/robots.txt", "/p1", "/p2", "/p4"]
-        assert counts.refused == {"robots.txt": 1, "status 404": 1}
+        assert counts.refused == {"another host": 1, "robots.txt": 1, "status 404": 1}
     with pytest.raises(UserError, match="not a public address"):
         collect(SourceConfig(source=f"sitemap:{address}/index.xml", domain="d"), tmp_path / "pages", "s", 9.0, "test")
 
@@ -155,6 +155,9 @@ def test_a_repository_that_gives_nothing_is_one_line(monkeypatch):
         with pytest.raises(UserError, match=f"gave no records .{said}.: check"):
             harvest({"": answer})
     assert harvest({"": (200, b"<e><error code='noRecordsMatch'/></e>")})[0] == []
+    monkeypatch.setattr(fetch.Client, "fetch", lambda *_, **__: fetch.FetchResult("redirect", location="https://b.org/oai?verb=x"))
+    with pytest.raises(UserError, match=r"gave no records \(redirects to https://b.org/oai\?verb=x\): check the address"):
+        list(Repository("oai:https://a.org/oai", Refused(), None).pages())
     for source in ("oai:ftp://a.org/", "oai:", "oai:https://a.org/?verb=Identify"):
         with pytest.raises(UserError, match="give oai:https"):
             list(Repository(source, Refused(), None).pages())

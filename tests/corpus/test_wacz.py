@@ -204,3 +204,18 @@ def test_any_damage_ends_in_pages_or_one_line(tmp_path_factory, sound, which, fl
         assert len(read(path)[0]) <= 3
     except UserError as error:
         assert "\n" not in str(error) and len(str(error)) < 300
+
+
+@pytest.mark.parametrize("name", ["a.docx", "a.zip", "no ending"])
+def test_a_zip_file_of_another_kind_is_called_so(tmp_path, name):
+    """Who gave a document of Word was told to give a .wacz."""
+    make(tmp_path / name, {})
+    with pytest.raises(UserError, match=r"a zip archive \(.zip, .docx, .xlsx, .epub\): unpack it, or save it as text"):
+        collect(SourceConfig(source=str(tmp_path / name), domain="d"), tmp_path / "pages", "s", 1.0, "test")
+
+
+def test_a_list_of_files_that_is_cut_off_is_called_so(tmp_path):
+    make(tmp_path / "a.wacz", {})
+    (tmp_path / "a.wacz").write_bytes((tmp_path / "a.wacz").read_bytes()[:-5])
+    with pytest.raises(UserError, match=r"not a sound zip file \(its list of files is missing: cut off\?\)"):
+        read(tmp_path / "a.wacz")

@@ -114,6 +114,17 @@ def test_encodings_are_undone_and_a_false_claim_of_one_is_not_believed(tmp_path)
     assert [page.body for page in read_pages(path, Losses())] == [b"text", b"<p>decoded already"]
 
 
+@pytest.mark.parametrize("stated", ["WARC-Truncated: length", "WARC-Segment-Number: 1"])
+@pytest.mark.parametrize("kind", ["response", "resource"])
+def test_a_page_that_its_record_says_is_cut_short_is_counted(tmp_path, stated, kind):
+    block = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" * (kind == "response") + b"<html>begun"
+    head = f"WARC/1.1\r\nWARC-Type: {kind}\r\nWARC-Target-URI: http://a.org/\r\nContent-Type: text/html\r\n{stated}\r\n"
+    (tmp_path / "a.warc").write_bytes(f"{head}Content-Length: {len(block)}\r\n\r\n".encode() + block + b"\r\n\r\n")
+    losses = Losses()
+    assert urls(tmp_path / "a.warc", losses) == ["http://a.org/"]
+    assert (losses.records, losses.truncated, losses.lost) == (1, 1, 0)
+
+
 @given(cut=st.integers(0, 10_000))
 def test_complete_prefix_is_the_end_of_the_last_whole_record(tmp_path_factory, cut):
     path = tmp_path_factory.mktemp("warc") / "a.warc.gz"

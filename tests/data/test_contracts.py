@@ -189,7 +189,7 @@ BAD_CONVERSATIONS = {
     "invalid UTF-8": (b'{"prompt": "caf\xe9", "completion": "yes"}', "invalid UTF-8"),
     "half of a surrogate pair": (rb'{"prompt": "\ud83d", "completion": "yes"}', "invalid UTF-8"),
     "a NUL character": (rb'{"prompt": "a\u0000b", "completion": "yes"}', "a NUL character"),
-    "a NUL byte": (b'{"prompt": "a\0b", "completion": "yes"}', "not a JSON object"),
+    "a NUL byte": (b'{"prompt": "a\0b", "completion": "yes"}', "a NUL character"),
     "a line that is cut off": (RAW[:-9], "not a JSON object"),
     "a line of words": (b"What is it? A file.", "not a JSON object"),
     "a line without end": (conversation(ASKED, said("assistant", "a" * 5000)), "size"),

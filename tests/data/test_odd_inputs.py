@@ -240,3 +240,55 @@ def test_what_the_library_of_data_sets_saves_is_named(tmp_path, columns):
         stream.write_table(table)
     with pytest.raises(UserError, match="an Arrow file"):
         list(batches(tmp_path / "data-00000-of-00001.arrow", "text", (), Refused()))
+
+
+@pytest.mark.parametrize("value", ['"a\tb"', '"a\x01b"', '"x", "n": ' + "9" * 5000, '"x", "n": NaN'])
+def test_json_that_only_some_readers_take_costs_no_row(tmp_path, value):
+    """Of an array all behind the first tab in a text was lost."""
+    rows = [f'{{"text": {value}}}', '{"text": "b"}', '{"text": "c"}']
+    (tmp_path / "a.json").write_text(f"[{', '.join(rows)}]")
+    (tmp_path / "a.jsonl").write_text("\n".join(rows))
+    (tmp_path / "part-0001").write_text("\n".join(rows))
+    for name in ("a.json", "a.jsonl", "part-0001"):
+        refused = Refused()
+        assert [len(batch) for batch in batches(tmp_path / name, "text", [], refused)] == [3] and not refused
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_json_lines_of_any_name_whose_first_line_is_long(tmp_path, mark):
+    """They were one text, with the braces."""
+    path = tmp_path / "part-0001"
+    path.write_bytes(mark + b"".join(json.dumps({"text": text}).encode() + b"\n" for text in ("word " * 20_000, "b")))
+    assert [len(batch) for batch in batches(path, "text", [], Refused())] == [2]
+
+
+def test_a_header_that_begins_with_a_tab(tmp_path):
+    """As pandas writes a table of one column: its texts began with the numbers of their rows."""
+    (tmp_path / "a.csv").write_text("\ttext\n0\thello\n1\tworld\n")
+    [batch] = batches(tmp_path / "a.csv", "text", [], Refused())
+    assert batch["text"].to_pylist() == ["hello", "world"]
+
+
+def test_of_columns_of_one_name_the_first_counts(tmp_path):
+    (tmp_path / "a.csv").write_text("id,text,text,url\n1,hello,,u\n2,world\n")
+    pq.write_table(pa.Table.from_arrays([pa.array(["hello", "world"]), pa.nulls(2)], ["text", "text"]), tmp_path / "a.parquet")
+    for name in ("a.csv", "a.parquet"):
+        [batch] = batches(tmp_path / name, "text", ["url"], Refused())
+        assert batch["text"].to_pylist() == ["hello", "world"]
+
+
+def test_lines_of_json_with_commas_as_in_an_array(tmp_path):
+    for name in ("a.jsonl", "part-0001"):
+        (tmp_path / name).write_text('{"text": "a"},\n{"text": "b"},\n{"text": "c"}\n')
+        refused = Refused()
+        assert [len(batch) for batch in batches(tmp_path / name, "text", [], refused)] == [3] and not refused
+
+
+def test_rows_in_another_encoding_are_told_what_to_do(tmp_path):
+    (tmp_path / "a.csv").write_bytes("text\n日本語のテキストがここにあります\n".encode("shift_jis"))
+    refused = Refused()
+    assert [*batches(tmp_path / "a.csv", "text", [], refused)] == []
+    assert str(refused) == f"not UTF-8: 1; first {tmp_path}/a.csv: row 1: not UTF-8: save the file as UTF-8"
+    refused.first = "b.csv: row 1: no text"
+    refused["damaged"] += 1
+    assert str(refused).endswith("; first b.csv: row 1: no text; damaged: get the file again; not UTF-8: save the file as UTF-8")

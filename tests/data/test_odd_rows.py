@@ -1,8 +1,11 @@
 """Rows of conversations and preferences as other tools write them: what they say of an answer is not lost."""
 
 import json
+from decimal import Decimal
 
 import numpy
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from groundup.core.errors import UserError
@@ -10,6 +13,7 @@ from groundup.data.contracts import read_conversations, read_preferences, read_p
 from groundup.data.conversations import conversation_of
 from groundup.data.convert import convert
 from groundup.data.messages import LEARNED_FLAGS, BadRow
+from groundup.data.plain_values import plain
 from groundup.data.preferences import preference_of, prompt_of
 
 USER, ANSWER = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}
@@ -164,3 +168,27 @@ def test_halves_of_a_character_are_joined(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": halves}, ANSWER]}))
     convert([tmp_path / "a.jsonl"], tmp_path / "b.jsonl")
     assert "a \N{GRINNING FACE}" in (tmp_path / "b.jsonl").read_text(encoding="utf-8")
+
+
+def test_maps_and_decimals_of_databases(tmp_path):
+    """Spark and DuckDB write messages as lists of maps, and numbers with a point as decimals."""
+    kind = pa.list_(pa.map_(pa.string(), pa.string()))
+    messages = pa.array([[list(USER.items()), list(ANSWER.items())], [[], list(ANSWER.items())]], kind)
+    pq.write_table(pa.table({"messages": messages}), tmp_path / "maps.parquet")
+    found = read_conversations([tmp_path / "maps.parquet"])
+    assert [message.row for message in found.rows[0].messages] == [USER, ANSWER] and found.dropped.total() == 1
+    margins = pa.array([Decimal("1.50"), Decimal("2.00"), None])
+    table = pa.table({"prompt": ["a", "b", "c"], "chosen": ["x"] * 3, "rejected": ["y"] * 3, "margin": margins})
+    pq.write_table(table, tmp_path / "decimals.parquet")
+    assert [row.margin for row in read_preferences([tmp_path / "decimals.parquet"]).rows] == [1.5, 2.0, 0.0]
+
+
+@pytest.mark.parametrize(("value", "found"), [("NaN", None), ("sNaN", None), ("1E+999999", numpy.inf), ("-0.5", -0.5)])
+def test_decimals_are_numbers(value, found):
+    assert plain(Decimal(value)) == found
+
+
+def test_keys_of_maps_that_json_has_not_stay_pairs(tmp_path):
+    by_number = pa.array([[(1, "a")]], pa.map_(pa.int32(), pa.string()))
+    pq.write_table(pa.table({"prompt": ["a"], "completion": ["b"], "notes": by_number}), tmp_path / "a.parquet")
+    assert len(read_conversations([tmp_path / "a.parquet"]).rows) == 1

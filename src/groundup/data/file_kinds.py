@@ -7,7 +7,6 @@ Parquet; the name's ending decides between JSON, CSV and text, which look alike.
 import codecs
 import csv
 import io
-import json
 import os
 import re
 import unicodedata
@@ -22,6 +21,7 @@ import groundup.core.arrow  # noqa: F401 (for what it keeps away)
 from groundup.core.errors import UserError
 from groundup.core.plain_files import POINTER, open_plain
 from groundup.data import streams
+from groundup.data.plain_values import JSON
 
 HEAD_BYTES = 1 << 16
 MAX_NAMED = 10  # refused files of a folder that are logged one by one; all are counted
@@ -66,6 +66,7 @@ STATED_DELIMITER = re.compile(r"\"?sep=([^\w\s\"]|\t)\"?[\r\n]+", re.IGNORECASE)
 PAGE = re.compile(
     rb"\s*(?:<\?xml\b[^>]{0,200}>\s*)?(?:<!--.{0,3000}?-->\s*){0,4}+<(?:!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL
 )
+ROW_START = re.compile(r'\s*\{\s*"(?:[^"\\\n]|\\.){1,200}"\s*:\s*["\[{\dtfn-]')  # of JSON
 ARCHIVE = re.compile(rb"WARC/\d|filedesc:")
 DECRYPT = "save it without a key first"
 NO_TEXT = "not text: bytes of another kind; give text, JSON, CSV or Parquet, plain or in gzip, zstd, bz2, xz or LZ4"
@@ -116,7 +117,7 @@ def kind_of(path: Path) -> Kind:
         return kind._replace(form="csv", delimiter=delimiter, quoted=quoted)
     if ending in TEXTS:
         return kind
-    return kind._replace(form=_json_form(text, ending))
+    return kind._replace(form=_json_form(text, ending, cut_off=len(head) >= HEAD_BYTES))
 
 
 def is_page(path: Path, kind: Kind) -> bool:
@@ -234,7 +235,8 @@ def delimiter_of(text: str) -> str:
     """Comma, semicolon or tab, whichever the header of a table has most of; or the one that its first line states."""
     if stated := STATED_DELIMITER.match(text):
         return stated[1]
-    header = re.split(r"[\r\n]", text.lstrip(), maxsplit=1)[0]
+    # A tab at the start is a column without a name, as pandas writes that of row numbers.
+    header = re.split(r"[\r\n]", text.lstrip(" \r\n"), maxsplit=1)[0]
     return max(",;\t", key=re.sub(r'"[^"]*"', "", header).count)  # a quoted name may hold any of them
 
 
@@ -254,13 +256,13 @@ def _is_quoted(head: str, complete: bool) -> bool:
     return True
 
 
-def _json_form(text: str, ending: str) -> str:
-    """`lines`, `values`, or `text` where neither content nor name indicates JSON."""
+def _json_form(text: str, ending: str, cut_off: bool) -> str:
+    """`lines`, `values`, or `text` where neither content nor name indicates JSON. `cut_off`: the text is the start of a file."""
     first, newline, _ = text.lstrip().partition("\n")
     if first.startswith("{"):
         try:
-            _, end = json.JSONDecoder().raw_decode(first)
-            if not (rest := first[end:].strip()):
+            _, end = JSON.raw_decode(first)
+            if (rest := first[end:].strip()) in ("", ","):
                 return "lines"
             if rest.startswith("{"):  # one after another without line ends, as Amazon's Firehose writes
                 return "values"
@@ -270,4 +272,5 @@ def _json_form(text: str, ending: str) -> str:
         return "values"
     if re.match(r'\s*\{\s*\n\s*"(?:[^"\\\n]|\\.)*"\s*:', text):  # a notebook, or an export of a browser
         return "values"
-    return {".jsonl": "lines", ".ndjson": "lines", ".json": "values"}.get(ending, "text")
+    long_row = cut_off and not newline and ROW_START.match(text)
+    return {".jsonl": "lines", ".ndjson": "lines", ".json": "values"}.get(ending, "lines" if long_row else "text")

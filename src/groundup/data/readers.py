@@ -6,7 +6,6 @@ UTF-8.
 
 import csv
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,12 +26,14 @@ from groundup.core.text import well_formed
 from groundup.data import streams
 from groundup.data.columns import as_notes, as_text, has_dates, is_text
 from groundup.data.file_kinds import DECRYPT, STATED_DELIMITER, Kind, is_page, kind_of
+from groundup.data.plain_values import JSON
 
 MAX_TEXT_BYTES = 64 << 20  # of one document
 BATCH_BYTES = 1 << 19
 BATCH_ROWS = 128  # at most: rows can be much longer than their mean
 SEARCHED_ROWS = 1000  # for the column of texts, before a file without it is refused
-DAMAGED, AGAIN = "damaged", ": get the file again"
+DAMAGED, NOT_UTF8 = "damaged", "not UTF-8"
+ADVICE = {DAMAGED: "get the file again", NOT_UTF8: "save the file as UTF-8"}
 DAMAGE = (OSError, EOFError, pa.ArrowException)
 # Of values that Python cannot represent; LookupError: an unknown time zone.
 NO_VALUE = (ValueError, OverflowError, LookupError, pa.ArrowException)
@@ -47,7 +48,7 @@ class Refused(Counter[str]):
     def add(self, reason: str, location: str, count: int = 1) -> None:
         if count:
             self[reason] += count
-            self.first = self.first or f"{location}: {reason}{AGAIN if reason == DAMAGED else ''}"
+            self.first = self.first or ": ".join(filter(None, [location, reason, ADVICE.get(reason)]))
 
     def merge(self, other: "Refused") -> None:
         self.update(other)
@@ -58,7 +59,7 @@ class Refused(Counter[str]):
 
     def __str__(self) -> str:
         counts = ", ".join(f"{reason}: {count}" for reason, count in sorted(self.items()) if count)
-        advice = f"; {DAMAGED}{AGAIN}" if self[DAMAGED] and AGAIN not in self.first else ""
+        advice = "".join(f"; {reason}: {what}" for reason, what in ADVICE.items() if self[reason] and what not in self.first)
         return f"{counts}; first {self.first}{advice}" if self.first else counts
 
 
@@ -118,7 +119,8 @@ def records(
     kind = kind or kind_of(path)
     if kind.form == "parquet":
         for start, batch in _parquet_batches(path, None, refused, None):
-            decode = _bytes_as_text if "binary" in str(batch.schema.types) else lambda row: row
+            types = str(batch.schema.types)
+            decode = _as_json if "binary" in types or "map<" in types else lambda row: row
             yield from ((number, decode(row)) for number, row in _dicts(path, start, batch, refused))
         return
     if kind.form == "csv":
@@ -152,12 +154,14 @@ def _dicts(path: Path, start: int, batch: pa.RecordBatch, refused: Refused) -> I
         yield start + number, row
 
 
-def _bytes_as_text(value: Any) -> Any:
-    """A row of Parquet, with bytes that are UTF-8 as text: some writers have no strings."""
+def _as_json(value: Any) -> Any:
+    """A row of Parquet, with bytes that are UTF-8 as text, since some writers have no strings, and maps as objects."""
     if isinstance(value, dict):
-        return {name: _bytes_as_text(item) for name, item in value.items()}
+        return {name: _as_json(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_bytes_as_text(item) for item in value]
+        if value and all(isinstance(item, tuple) and isinstance(item[0], str | bytes) for item in value):  # Arrow's maps
+            return {_as_json(name): _as_json(item) for name, item in value}
+        return [_as_json(item) for item in value]
     with suppress(UnicodeDecodeError):
         return value.decode() if isinstance(value, bytes) else value
     return value
@@ -174,15 +178,18 @@ def csv_rows(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Number (from 0) and columns (by the header) of each row of a file of CSV.
 
-    A row with more cells than columns has unquoted commas, so its texts would end too early: it is counted as bad.
+    A row with more cells than columns has unquoted commas, so its texts would end too early: it is counted as bad. Of columns
+    of one name the first counts, as in Parquet.
     """
     lists = csv_lists(path, refused, kind, max_bytes)
     header = [name.strip() for name in next(lists, [])]
+    repeated = len(set(header)) < len(header)
     for number, cells in enumerate(lists):
         if any(cells[len(header) :]):
             refused.add("more cells than columns", f"{path}: row {number + 1}")
-        else:
-            yield number, dict(zip(header, cells, strict=False))
+            continue
+        columns = list(zip(header, cells, strict=False))
+        yield number, dict(columns) | (dict(reversed(columns)) if repeated else {})
 
 
 @contextmanager
@@ -238,7 +245,7 @@ def gathered(
         body = well_formed(body)
         length = len(body.encode())
         if 64 * body.count("\ufffd") > len(body) + 256:
-            refused.add("not UTF-8", f"{source}: row {number + 1}")
+            refused.add(NOT_UTF8, f"{source}: row {number + 1}")
             continue
         if length > max_bytes:
             refused.add("size", f"{source}: row {number + 1}")
@@ -310,9 +317,10 @@ def _lines(
             continue
         if not line.strip():
             continue
+        # Without byte-order marks of concatenated files, the record separators of RFC 7464, and commas as in an array.
+        text = line.decode("utf-8", "replace").lstrip("\ufeff\x1e").rstrip().removesuffix(",")
         try:
-            # Without byte-order marks of concatenated files, and the record separators of RFC 7464.
-            row = json.loads(line.decode("utf-8", "replace").lstrip("\ufeff\x1e"))
+            row = JSON.decode(text)
         except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict):
@@ -332,7 +340,7 @@ def _skip_line(file: IO[bytes], limit: int) -> None:
 
 def _values(file: IO[bytes], path: Path, refused: Refused, limit: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of JSON over several lines, one after another or in arrays. Reading ends at the first invalid JSON."""
-    decode, separators = json.JSONDecoder().raw_decode, re.compile(r"[\s,]*")
+    decode, separators = JSON.raw_decode, re.compile(r"[\s,]*")
     text_stream = io.TextIOWrapper(file, encoding="utf-8", errors="replace", newline="")
     # A position in the buffer, not a copy of the rest for each of thousands of values, which would take as long as all else.
     buffer, position, number, depth, ended = "", 0, 0, 0, False

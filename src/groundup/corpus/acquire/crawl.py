@@ -20,7 +20,7 @@ from groundup.core.progress import Progress
 from groundup.corpus.acquire.fetch import AGENT, BUSY, Client, FetchResult, Unreachable
 from groundup.corpus.acquire.robots import MAX_SITEMAP_BYTES, NOTHING_ALLOWED, RobotsRules, parse_robots, parse_sitemap
 from groundup.corpus.archive.content_type import HTML_TYPES
-from groundup.corpus.archive.records import Losses, Record, read_records
+from groundup.corpus.archive.records import Losses, Record, natural, read_records
 from groundup.corpus.archive.warc import Page, WarcWriter, complete_prefix, page_of
 from groundup.corpus.extract.page_text import decode
 from groundup.corpus.urls import MAX_URL_LENGTH, TRAP, canonical, host_of, path_and_query, split_url, unescaped
@@ -129,13 +129,15 @@ class _Fetched:
     answer: FetchResult
     page_urls: list[str] = field(default_factory=list)
     sitemap_urls: list[str] = field(default_factory=list)
+    elsewhere: int = 0  # listed URLs of other hosts, which are not fetched
 
     def fields(self, target: str | None) -> list[tuple[str, str]]:
         """The fields of a metadata record. `target`: the canonical URL that a redirect leads to; a record would change the
         white space of one as it was sent."""
         location = [("location", target)] if target else []
         listed = [("outlink", url) for url in self.page_urls] + [("sitemap", url) for url in self.sitemap_urls]
-        return [("outcome", self.answer.outcome), *location, *listed]
+        elsewhere = [("elsewhere", str(self.elsewhere))] if self.elsewhere else []
+        return [("outcome", self.answer.outcome), *location, *elsewhere, *listed]
 
     @staticmethod
     def from_record(record: Record, name: str) -> "_Fetched":
@@ -147,7 +149,8 @@ class _Fetched:
             key, _, value = line.partition(": ")
             fields.setdefault(key, []).append(value)
         answer = FetchResult(fields.get("outcome", ["unknown"])[0], location=fields.get("location", [None])[0])
-        return _Fetched(answer, fields.get("outlink", []), fields.get("sitemap", []))
+        elsewhere = natural(fields.get("elsewhere", ["0"])[0]) or 0
+        return _Fetched(answer, fields.get("outlink", []), fields.get("sitemap", []), elsewhere)
 
 
 def _fetch(client: Client, url: str, sitemap: bool) -> _Fetched:
@@ -157,9 +160,10 @@ def _fetch(client: Client, url: str, sitemap: bool) -> _Fetched:
     if not answer.page:
         return _Fetched(answer)
     is_index, listed = parse_sitemap(answer.page.body)
-    urls = [link for link in (canonical(listed_url, url) for listed_url in listed) if link and host_of(link) == host_of(url)]
-    urls = [link for link in dict.fromkeys(urls) if len(link) <= MAX_URL_LENGTH]
-    return _Fetched(FetchResult("sitemap"), *(([], urls) if is_index else (urls, [])))
+    links_found = dict.fromkeys(link for link in (canonical(listed_url, url) for listed_url in listed) if link)
+    own = [link for link in links_found if host_of(link) == host_of(url)]
+    urls = [link for link in own if len(link) <= MAX_URL_LENGTH]
+    return _Fetched(FetchResult("sitemap"), *(([], urls) if is_index else (urls, [])), len(links_found) - len(own))
 
 
 class _Frontier:
@@ -216,6 +220,8 @@ class _Frontier:
             for link in () if self.only_listed else links(page):
                 self._add(link)
             return
+        if fetched.elsewhere:
+            self.refused["another host"] += fetched.elsewhere
         for link in fetched.page_urls:
             self._add(link)
         levels = self.sitemaps.get(url, 0)
@@ -272,12 +278,18 @@ class _Frontier:
 
 
 def _rules_of(client: Client, first: str) -> RobotsRules:
-    """The host's rules by RFC 9309: all is allowed when the file is missing, nothing when the server fails."""
+    """The host's rules by RFC 9309: all is allowed when the file is missing, nothing when the server fails. Redirects lead to
+    other hosts too (2.3.1.2), but for the server of this machine's documentation."""
     url = canonical("/robots.txt", first)
     for _ in range(MAX_REDIRECTS + 1):
-        answer = client.fetch(url or "", patient=False, types=None)  # object stores serve every file as bytes, this too
+        try:
+            answer = client.fetch(url or "", patient=False, types=None)  # object stores serve every file as bytes, this too
+        except Unreachable:
+            if host_of(url or "") == host_of(first):
+                raise
+            return NOTHING_ALLOWED
         url = canonical(answer.location, url) if answer.location else None
-        if url is None or host_of(url) != host_of(first):
+        if url is None or (client.origin and host_of(url) != host_of(first)):
             break
     if answer.page:
         return parse_robots(decode(answer.page), AGENT.partition("/")[0])
@@ -287,19 +299,28 @@ def _rules_of(client: Client, first: str) -> RobotsRules:
 
 
 # Parsing the tree would be exact and thirty times slower; a link that this finds in a comment costs one request.
-HREF = re.compile(r"""<(a|area|base)\b[^<>]*?\shref\s*=\s*("[^"<>]*"|'[^'<>]*'|[^\s"'<>]+)""", re.IGNORECASE)
+_VALUE = r"""("[^"<>]*"|'[^'<>]*'|[^\s"'<>]+)"""
+HREF = re.compile(rf"<(a|area|base)\b[^<>]*?\shref\s*=\s*{_VALUE}", re.IGNORECASE)
+# The first page of many a documentation is one of these two, and has no other link.
+FRAME = re.compile(rf"<frame\b[^<>]*?\ssrc\s*=\s*{_VALUE}", re.IGNORECASE)
+REFRESH = re.compile(
+    r"""<meta\b(?=[^<>]*?\brefresh\b)[^<>]*?\scontent\s*=\s*["']?\s{0,9}[\d.]*\s{0,9}[;,]?\s{0,9}url\s{0,9}=\s{0,9}["']?([^"'\s<>]+)""",
+    re.IGNORECASE,
+)
 
 
 def links(page: Page) -> list[str]:
     """Canonical URLs that an HTML page links to, in order, each once."""
     if page.content_type not in HTML_TYPES:
         return []
-    base, hrefs = page.url, {}
-    for tag, quoted in HREF.findall(decode(page)):
-        link = unescaped(quoted.strip("\"'"))
-        if tag.lower() == "base":
-            base = canonical(link, page.url) or base
-        else:
-            hrefs[link.partition("#")[0]] = None
-    urls = (canonical(link, base) for link in hrefs if link)
+    text = decode(page)
+    base, found = None, []
+    for tag, quoted in HREF.findall(text):
+        if tag.lower() != "base":
+            found.append(quoted)
+        elif base is None:  # the first one counts
+            base = canonical(unescaped(quoted.strip("\"'")), page.url)
+    found += FRAME.findall(text) + REFRESH.findall(text)
+    hrefs = dict.fromkeys(unescaped(quoted.strip("\"'")).partition("#")[0] for quoted in found)
+    urls = (canonical(link, base or page.url) for link in hrefs if link)
     return [link for link in dict.fromkeys(urls) if link]

@@ -176,7 +176,7 @@ def _read_response(
             return FetchResult("incomplete")
         try:
             # Some servers send encodings that were not requested.
-            body, complete = undo_encodings(body, response.headers["Content-Encoding"] or "", max_bytes)
+            body, complete = undo_encodings(body, ",".join(response.headers.get_all("Content-Encoding") or []), max_bytes)
         except ValueError:
             return FetchResult("encoding")
         if not complete and len(body) <= max_bytes:

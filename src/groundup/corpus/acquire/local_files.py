@@ -29,7 +29,9 @@ from groundup.data.file_kinds import Kind, kind_of
 from groundup.data.readers import DAMAGE, MAX_TEXT_BYTES, Refused, texts
 
 PAGES = (".html", ".htm", ".xhtml")
-TEXT_TYPES = {".md": "text/markdown", ".markdown": "text/markdown", ".py": "text/x-python"}  # others are text/plain
+TEXT_TYPES = {  # others are text/html or text/plain
+    ".md": "text/markdown", ".markdown": "text/markdown", ".py": "text/x-python", ".xhtml": "application/xhtml+xml",
+}  # fmt: skip
 PACKED = ("", ".gz", ".zst", ".lz4")
 ARCHIVES = (".wacz", *(kind + packed for kind in (".warc", ".arc", ".wet") for packed in PACKED))
 KNOWN = (*PAGES, *file_kinds.TEXTS, *file_kinds.ROWS, *ARCHIVES, ".pdf", ".xml")
@@ -265,6 +267,8 @@ def _archive(path: Path, refused: Refused, refusal: UserError | None = None) -> 
     except GeneratorExit:  # the source's limit is reached
         _add_losses(path, losses, refused)
         raise
+    except UserError as error:  # of a zip file that is no .wacz, such as a .docx, the refusal says more
+        raise refusal or error from None
     if not losses.records and refused and zipped:
         raise UserError(f"{path}: no WARC of it can be read ({refused}): give a .wacz as browsers write it, without a password")
     if not losses.records:

@@ -60,7 +60,7 @@ class Repository:
     def _list_records(self, client: Client, url: str, first: bool) -> list[Element]:
         try:
             answer = client.fetch(url, types=None, max_bytes=MAX_ANSWER_BYTES)
-            outcome = answer.outcome
+            outcome = f"redirects to {answer.location}" if answer.location else answer.outcome
         except Unreachable as error:
             answer, outcome = None, f"cannot be reached ({error})"
         answer_elements: list[Element] = []

@@ -11,8 +11,8 @@ MAX_ROBOTS = 500 << 10  # RFC 9309, 2.5: parse at least this much
 MAX_SITEMAP_BYTES = 50 << 20  # sitemaps.org
 MAX_SITEMAP_URLS = 50_000  # sitemaps.org
 # No XML parser: the pattern follows the sitemaps' grammar, entities cannot expand, and broken files still give URLs.
-LOCATION = re.compile(r"<(?:\w{1,20}:)?loc\b[^<>]{0,200}>\s{0,100}(?:<!\[CDATA\[)?\s{0,100}([^<>\]\s]{1,2048})")
-INDEX = re.compile(r"<(?:\w{1,20}:)?sitemapindex\b")
+LOCATION = re.compile(r"<(\w{1,20}:)?loc\b[^<>]{0,200}>\s{0,100}(?:<!\[CDATA\[)?\s{0,100}([^<>\]\s]{1,2048})")
+ROOT = re.compile(r"<(\w{1,20}:)?(urlset|sitemapindex)\b")
 
 
 @dataclass
@@ -89,8 +89,12 @@ def parse_sitemap(body: bytes) -> tuple[bool, list[str]]:
         except (ValueError, zlib.error):
             return False, []
     text = body[:MAX_SITEMAP_BYTES].decode("utf-8", "replace")
-    urls = [unescaped(match[1]) for match in LOCATION.finditer(text)]
+    root = ROOT.search(text)
+    found = LOCATION.findall(text)
+    # Extensions list pictures and films as <image:loc>: elements of the sitemap itself have the prefix of its root.
+    own = [location for prefix, location in found if root and prefix == (root[1] or "")]
+    urls = [unescaped(location) for location in own or [location for _, location in found]]
     if not urls and "<" not in text[:100]:
         lines = map(str.strip, text.removeprefix("\ufeff").splitlines())
         urls = [line for line in lines if line.startswith(("http://", "https://"))]
-    return INDEX.search(text) is not None, urls[:MAX_SITEMAP_URLS]
+    return root is not None and root[2] == "sitemapindex", urls[:MAX_SITEMAP_URLS]

@@ -140,7 +140,7 @@ def _write(
     already_reported = ("skipped ", "excluded", "refused files")
     unreported = Refused({reason: count for reason, count in counts.refused.items() if not reason.startswith(already_reported)})
     if unreported:
-        unreported.first = refused.first if refused.first.endswith(tuple(unreported)) else ""
+        unreported.first = refused.first if any(f": {reason}" in refused.first for reason in unreported) else ""
         remarks.append(f"{source.source}: {unreported.total():,} passed over ({unreported})")
     return counts
 

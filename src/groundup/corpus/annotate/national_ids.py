@@ -67,8 +67,9 @@ NAMES = {  # abbreviations that are also words count in capitals only
 }
 NAMED = [(re.compile(names), import_module(f"stdnum.{name}")) for name, names in NAMES.items()]
 NAME_BEFORE = re.compile(  # with at most "number is:" and a line end between
-    rf"(?<!\w)({'|'.join(NAMES.values())})(?i: ?(?:card|code|no|nr|number|nummer|n[úu]mero|n[°º]|#)\.?)?"
-    r"[^\w\n]{0,3}(?:(?:is|ist|est|es|é)[: ]{1,2})?\n?[ \t]{0,3}\Z"
+    r"(?:(?<!\w)|(?<=[\u3041-\u30ff\u4e00-\u9fff\uac00-\ud7a3]))"
+    rf"({'|'.join(NAMES.values())})(?i: ?(?:card|code|no|nr|number|nummer|n[úu]mero|n[°º]|#)\.?)?"
+    r"[^\w\n]{0,3}(?:(?:is|ist|est|es|é)[: ]{1,2}|[はが是为為은는] ?[:：]? ?)?\n?[ \t]{0,3}\Z"
 )
 SPANISH = r"(?<!\w)[XYZ]"  # the first letter of the number of a foreigner in Spain
 NUMBER = re.compile(
@@ -86,12 +87,13 @@ def by_form(text: str) -> Iterator[tuple[int, int]]:
             yield start, end
 
 
-def by_name(text: str) -> Iterator[tuple[int, int]]:
-    """Start and end of each number that stands behind its name, in order."""
+def by_name(text: str, as_written: str) -> Iterator[tuple[int, int]]:
+    """Start and end of each number that stands behind its name, in order. Numbers are read in `text`, names in the text
+    `as_written`, as long."""
     for match in NUMBER.finditer(text):
         start = match.start()
         start -= next((size for size in (1, 2) if text[max(0, start - size) : start].startswith(("X", "Y", "Z"))), 0)
-        name = NAME_BEFORE.search(text, max(0, start - REACH), start)
+        name = NAME_BEFORE.search(as_written, max(0, start - REACH), start)
         if not name:
             continue
         modules = [module for pattern, module in NAMED if pattern.fullmatch(name[1])]

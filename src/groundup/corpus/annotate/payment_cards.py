@@ -36,8 +36,8 @@ OTHER_NUMBER = re.compile(r"\b(?:isbn|ean|upc|gtin|imei|sku|serial|tracking|part
 REACH, REACH_AFTER = 64, 24  # characters that are searched for a cue; the line above is among them
 
 
-def find(text: str) -> Iterator[tuple[int, int]]:
-    """Start and end of each card number, in order."""
+def find(text: str, as_written: str) -> Iterator[tuple[int, int]]:
+    """Start and end of each card number, in order. Numbers are read in `text`, cues in the text `as_written`, as long."""
     for match in CARD.finditer(text):
         start, end = match.span()
         separator = match[1] or match[2]
@@ -45,7 +45,7 @@ def find(text: str) -> Iterator[tuple[int, int]]:
         possible_ends = (end, start + 19) if match[1] else (end,)
         for stop in possible_ends:
             digits = text[start:stop].replace(separator or " ", "")
-            if issued(digits) and (separator or USUAL.fullmatch(digits) or _has_cue(text, start, stop)):
+            if issued(digits) and (separator or USUAL.fullmatch(digits) or _has_cue(as_written, start, stop)):
                 yield start, stop
                 break
 

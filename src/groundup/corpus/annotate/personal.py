@@ -5,14 +5,21 @@ e-mail, public ranges for IP addresses (`addresses`), numbering plans for teleph
 issuers' prefixes for cards (`payment_cards`), country length and ISO 7064 mod 97 for IBANs, check digits for national
 identity numbers (`national_ids`), the numbers never issued for US social security. Precision comes first: what is replaced is
 lost. Names of people and places are not looked for: no pattern tells the name of a neighbour from that of Newton.
+
+Patterns read the text as `bounded` returns it, in ASCII digits and with an end of a word where Chinese, Japanese, Korean or Thai
+letters touch a number or an address; the words near a match are read as they are written.
 """
 
 import ipaddress
 import re
+import string
+import unicodedata
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
+
+import numpy as np
 
 from groundup.corpus.addresses import is_public
 from groundup.corpus.annotate import national_ids, payment_cards, telephones
@@ -26,14 +33,17 @@ class Span(NamedTuple):
 
 # Every pattern starts with a character that is rare in prose, and looks behind from there: the search skips to such
 # characters, which makes one pass over a text several times faster.
-MAIL_HOST = re.compile(r"@((?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})\.){1,8}[A-Za-z]{2,24})(?![\w@(-])")
-MAIL_NAME = re.compile(r"(?<![\w.+%/@-])[A-Za-z0-9](?:[\w+%-]|\.(?!\.)){0,63}\Z")
+MAIL_HOST = re.compile(r"@((?:[^\W_](?:[^\W_]|-){0,62}\.){1,8}[^\W\d_]{2,24})(?![\w@(-])")
+MAIL_NAME = re.compile(r"(?<![\w.+%/@-])[^\W_](?:[\w+%-]|\.(?!\.)){0,63}\Z")
 MAX_MAIL_NAME = 64  # RFC 5321
 # RFC 2606 and RFC 6762: names for documentation and local networks, which no public host has.
 RESERVED = re.compile(r"(?:^|\.)(?:example|example\.(?:com|org|net|edu)|test|invalid|localhost|local)$", re.I)
 IPV4 = re.compile(r"\d(?<![\w.-].)\d{0,2}\.(?:\d{1,3}\.){2}\d{1,3}(?![\w-]|\.\d)")
 IPV6 = re.compile(r"[0-9A-Fa-f](?<![\w:.].)[0-9A-Fa-f]{0,3}(?:::?[0-9A-Fa-f]{1,4}){2,7}(?:::)?(?![\w:]|\.\d)")
-VERSION_BEFORE = re.compile(r"(?:versions?|ver|v|release|rev|section|sec|chapter|build|[=<>~^§])[\s.:\"'(]*$", re.I)
+VERSION_BEFORE = re.compile(
+    r"(?:versions?|ver|v|release|rev|section|sec|chapter|build|верси[яию]|版本?号?|バージョン|버전|เวอร์ชัน|[=<>~^§])[\s.:：\"'(]*$",
+    re.I,
+)
 IBAN = re.compile(  # from its two check digits on; the country code is before them
     r"\d\d(?<!\w....)(?:(?<=[A-Z]{2}..)(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?|(?<=[a-z]{2}..)[a-z0-9]{11,30})(?!\w)"
 )
@@ -59,6 +69,16 @@ IBAN_COUNTRIES = {  # by length
 IBAN_LENGTHS = {country: length for length, countries in IBAN_COUNTRIES.items() for country in countries.split()}
 # The Social Security Administration issues no area 000, 666 or 9xx, no group 00 and no serial 0000.
 SSN = re.compile(r"[0-8](?<![\w.+/-].)\d\d(?<!000|666)-(?!00)\d\d-(?!0000)\d{4}(?![\w/-]|\.\d)")
+# Letters of scripts that write a word next to a number, or a particle next to a foreign word, without a space. To \w they are
+# the same word, which then has no end: Thai, Lao, Tibetan, Burmese, Khmer, kana, Chinese characters, Hangul.
+UNSPACED_LETTERS = (
+    (0x0E01, 0x0E4E), (0x0E81, 0x0ECD), (0x0F40, 0x0FBC), (0x1000, 0x103F), (0x1050, 0x108F), (0x1100, 0x11FF), (0x1780, 0x17D3),
+    (0x3005, 0x3007), (0x3041, 0x318E), (0x31F0, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xAC00, 0xD7FB), (0xF900, 0xFAFF),
+    (0xFF66, 0xFFDC),
+)  # fmt: skip
+WIDE = {chr(ord(sign) + 0xFEE0) for sign in f"{string.ascii_letters}+-.@"}  # as wide as Chinese characters
+HYPHENS = "\u2010\u2011\u2212\u30fc"  # between digits
+END_OF_WORD = 0x3001  # an ideographic comma: no pattern takes it for part of a number
 HAS_COLONS = re.compile(r":[0-9A-Fa-f]{0,4}:")
 # Or a number with letters before it or within.
 HAS_LONG_NUMBER = re.compile(r"\d(?:[\d ()./-]{5,}\d|(?<=[A-Z]{4}.)\d|\d{5}A\d)")
@@ -70,17 +90,66 @@ def find(text: str, language: str = "en") -> list[Span]:
     `language` is a code as `languages.identify` returns it: it decides which national numbering plans and which cues of
     telephone numbers count.
     """
+    as_written, text = text, bounded(text)
     finders: list[Callable[[str], Iterator[Span]]] = []
     if "@" in text:
         finders.append(_emails)
     if HAS_COLONS.search(text):
         finders.append(_ipv6)
     if HAS_LONG_NUMBER.search(text):
-        finders += [_ibans, _cards, _named_ids, _ipv4, _ssns, _national_ids, partial(_phones, language=language)]
+        finders += [_ibans, partial(_cards, as_written=as_written), partial(_named_ids, as_written=as_written)]
+        finders += [partial(_ipv4, as_written=as_written), _ssns, _national_ids]
+        finders.append(partial(_phones, as_written=as_written, language=language))
     spans: list[Span] = []
     for finder in finders:
         spans = sorted(spans + [span for span in finder(text) if not _overlaps(span, spans)])
     return spans
+
+
+class _Characters(NamedTuple):
+    """What UTF-16 code units are: arrays of 65,536."""
+
+    plain: np.ndarray  # uint16: the unit itself, or the ASCII digit or sign that it stands for
+    letter: np.ndarray  # bool: in UNSPACED_LETTERS
+    hyphen: np.ndarray  # bool: in HYPHENS
+    read_as_other: np.ndarray  # bool: any of these
+
+
+@cache
+def _characters() -> _Characters:
+    plain = np.arange(1 << 16, dtype=np.uint16)
+    for point in range(0x80, 1 << 16):
+        if (character := chr(point)).isdecimal():
+            plain[point] = ord("0") + unicodedata.decimal(character)
+        elif character in WIDE:
+            plain[point] = point - 0xFEE0
+    letter, hyphen = np.zeros(1 << 16, dtype=bool), np.zeros(1 << 16, dtype=bool)
+    for first, last in UNSPACED_LETTERS:
+        letter[first : last + 1] = True
+    hyphen[list(map(ord, HYPHENS))] = True
+    return _Characters(plain, letter, hyphen, letter | (plain != np.arange(1 << 16)))
+
+
+def bounded(text: str) -> str:
+    """The text, of the same length, as the patterns read it."""
+    if text.isascii():
+        return text
+    characters = _characters()
+    units = np.frombuffer(text.encode("utf-16-le", "surrogatepass"), dtype="<u2")
+    if not characters.read_as_other[units].any():
+        return text
+    letter, hyphen, units = characters.letter[units], characters.hyphen[units], characters.plain[units]
+    digit = (units - ord("0")) < 10
+    between = np.zeros(len(units), dtype=bool)
+    between[1:-1] = digit[:-2] & digit[2:]
+    units[hyphen & between] = ord("-")
+    ascii_letter = ((units | 0x20) - ord("a")) < 26
+    before, after = digit | ascii_letter | np.isin(units, list(b")")), digit | ascii_letter | np.isin(units, list(b"@+("))
+    attached = np.zeros(len(units), dtype=bool)
+    attached[1:] |= before[:-1]
+    attached[:-1] |= after[1:]
+    units[letter & attached & ~(hyphen & between)] = END_OF_WORD
+    return units.astype("<u2").tobytes().decode("utf-16-le", "surrogatepass")
 
 
 def _overlaps(span: Span, others: list[Span]) -> bool:
@@ -106,11 +175,11 @@ def _emails(text: str) -> Iterator[Span]:
             yield Span(mailbox.start(), match.end(), "email")
 
 
-def _ipv4(text: str) -> Iterator[Span]:
+def _ipv4(text: str, as_written: str) -> Iterator[Span]:
     for match in IPV4.finditer(text):
         # 3.1.1.6 is a version or a section: of real addresses fewer than one in a thousand have three one-digit parts.
         short = sum(len(part) == 1 for part in match[0].split(".")) >= 3
-        preceding = text[max(0, match.start() - 16) : match.start()]
+        preceding = as_written[max(0, match.start() - 16) : match.start()]
         if not short and (_public(match[0]) or _private_machine(match[0])) and not VERSION_BEFORE.search(preceding):
             yield Span(match.start(), match.end(), "ip_address")
 
@@ -140,24 +209,24 @@ def _public(address: str) -> bool:
     return is_public(str(parsed))
 
 
-def _phones(text: str, language: str) -> Iterator[Span]:
-    return (Span(start, end, "phone") for start, end in telephones.find(text, language))
+def _phones(text: str, as_written: str, language: str) -> Iterator[Span]:
+    return (Span(start, end, "phone") for start, end in telephones.find(text, as_written, language))
 
 
 def _ssns(text: str) -> Iterator[Span]:
     return (Span(*match.span(), "ssn") for match in SSN.finditer(text))
 
 
-def _cards(text: str) -> Iterator[Span]:
-    return (Span(start, end, "card") for start, end in payment_cards.find(text))
+def _cards(text: str, as_written: str) -> Iterator[Span]:
+    return (Span(start, end, "card") for start, end in payment_cards.find(text, as_written))
 
 
 def _national_ids(text: str) -> Iterator[Span]:
     return (Span(start, end, "national_id") for start, end in national_ids.by_form(text))
 
 
-def _named_ids(text: str) -> Iterator[Span]:
-    return (Span(start, end, "national_id") for start, end in national_ids.by_name(text))
+def _named_ids(text: str, as_written: str) -> Iterator[Span]:
+    return (Span(start, end, "national_id") for start, end in national_ids.by_name(text, as_written))
 
 
 def _ibans(text: str) -> Iterator[Span]:

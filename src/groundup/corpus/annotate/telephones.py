@@ -34,9 +34,10 @@ DATE_OR_DECIMAL = re.compile(
 )
 # Right before the number, with at most a few words of the same line between.
 NOUN = (
-    r"(?:(?:tele)?phones?|telefono|tel[ée]fono|telefoon|telefone|telemóvel|celular|telefon|tél(?:éphone)?|tel\.?|tlf\.?"
+    r"(?:(?:(?:tele)?phones?|telefono|tel[ée]fono|telefoon|telefone|telemóvel|celular|telefon|tél(?:éphone)?|tel\.?|tlf\.?"
     r"|mobile?|mobiel|mobil|cell|fax|handy|gsm|m[óo]vil|whatsapp|hotline|komórka|puh(?:elin)?\.?|τηλ(?:έφωνο)?\.?"
-    r"|тел(?:ефон)?\.?|факс|電話(?:番号)?|电话|手机|手機|携帯|전화(?:번호)?|휴대폰)(?: ?(?:no|nr|number|numéro|nummer)s?\.?)?"
+    r"|тел(?:ефон)?\.?|факс|(?:電話|电话|手机|手機|携帯|전화|휴대폰)(?:番号|号码|號碼|번호)?)"
+    r"(?: ?(?:no|nr|number|numéro|nummer)s?\.?)?)"
 )
 LABEL = (  # cues only where they are the name of a field
     r"desk|office|work|home|direct(?: line| dial)?|landline|switchboard|toll[- ]free|pager|festnetz|durchwahl|zentrale"
@@ -47,8 +48,8 @@ WORDS_BETWEEN = (
     r"me|us|him|her|them|now|today|toll[ -]free|our|my|your|the|this|office|registered|number|directly|anytime|sent|received"
 )
 NOUN_BEFORE = re.compile(
-    rf"(?:\b{NOUN}|[☎☏✆📞📱])(?: ?\([^()\d\n]{{1,20}}\))?"
-    rf"(?: (?:is|are|at|on))?[:：]?[ \t*_|]{{0,3}}\Z",
+    rf"(?:(?:\b|(?=[電电手携전휴])){NOUN}|[☎☏✆📞📱])(?: ?\([^()\d\n]{{1,20}}\))?"
+    rf"(?: (?:is|are|at|on)|[はが是为為은는])?[:：]?[ \t*_|]{{0,3}}\Z",
     re.I,
 )
 LABEL_BEFORE = re.compile(rf"(?:\A|[\n,;|>])[ \t*_]{{0,3}}(?:{LABEL})[ \t*_]{{0,3}}:[ \t*_|]{{0,3}}\Z", re.I)
@@ -72,16 +73,16 @@ MAX_GROUPS = 7
 MAX_CHARACTERS = 32  # of a number without its extension
 
 
-def find(text: str, language: str = "en") -> Iterator[tuple[int, int]]:
-    """Start and end of each telephone number, in order."""
+def find(text: str, as_written: str, language: str = "en") -> Iterator[tuple[int, int]]:
+    """Start and end of each telephone number, in order. Numbers are read in `text`, cues in the text `as_written`, as long."""
     for match in RUN.finditer(text):
         start, run_end = match.span()
-        while run_end - start >= MIN_DIGITS and (end := _end(text, start, run_end, language)):
+        while run_end - start >= MIN_DIGITS and (end := _end(text, as_written, start, run_end, language)):
             yield start, end
             start = end + 1  # one number may follow another after a space
 
 
-def _end(text: str, start: int, run_end: int, language: str) -> int:
+def _end(text: str, as_written: str, start: int, run_end: int, language: str) -> int:
     """Where the number at `start` ends; 0 if there is none. `call 415-867-5309 2 times`: it may end at any space."""
     extension = EXTENSION.match(text, run_end)
     full_end = extension.end() if extension else run_end
@@ -92,7 +93,7 @@ def _end(text: str, start: int, run_end: int, language: str) -> int:
     proved = [end for end, number in candidates if in_plan(number)]
     if not proved and ends and ends[0] == full_end:
         proved = [end for end, number in candidates[:1] if end == full_end and in_national_plan(number, language)]
-    return next(iter(proved or [end for end, _ in candidates if _has_cue(text, start, end, language)]), 0)
+    return next(iter(proved or [end for end, _ in candidates if _has_cue(as_written, start, end, language)]), 0)
 
 
 def _has_phone_form(number: str) -> bool:

@@ -15,6 +15,7 @@ HEAD_END = re.compile(rb"\r{0,2}\n\r{0,2}\n")  # some writers end lines in CR CR
 STATUS = re.compile(rb"\s*HTTP/\d(?:\.\d+)?[ \t]+(\d{3})")
 CHUNK_SIZE = re.compile(rb"(?:\r?\n)?[ \t]*([0-9a-fA-F]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")
 BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # bytes that no text has
+LISTS = ("content-type", "content-encoding", "transfer-encoding")
 MAX_HEADS = 8  # heads of other responses before the response's own
 STEP = 1 << 16
 SMALL_STEP = 64  # where a body is damaged, so that all before the damage is read
@@ -22,7 +23,7 @@ SMALL_STEP = 64  # where a body is damaged, so that all before the damage is rea
 
 @dataclass
 class HttpMessage:
-    """`headers` by lower-case name, the first of each; of Content-Type all, as one list. `complete` is false where the body
+    """`headers` by lower-case name, the first of each; of those in LISTS all, as one list. `complete` is false where the body
     breaks off or is damaged."""
 
     status: int
@@ -53,14 +54,18 @@ def parse(block: bytes, max_bytes: int) -> HttpMessage | None:
         name, colon, value = line.partition(b":")
         if colon:
             key, text = name.decode("latin-1").strip().lower(), value.decode("latin-1").strip()
-            if key == "content-type" and key in headers:
+            if key in LISTS and key in headers:
                 headers[key] += f",{text}"
             headers.setdefault(key, text)
     complete = end is not None
-    if "chunked" in headers.get("transfer-encoding", "").lower():
+    transfer_encoding = headers.get("transfer-encoding", "").lower()
+    if "chunked" in transfer_encoding:
         body, ended = unchunk(body)
         complete = complete and ended
-    body, ended = undo_encodings(body, headers.get("content-encoding", ""), max_bytes)
+    # RFC 9112, 7: a body may be compressed for the transfer too; chunks are its last coding.
+    transfer_encodings = [name for name in transfer_encoding.split(",") if "chunked" not in name]
+    encodings = ",".join([headers.get("content-encoding", ""), *transfer_encodings])
+    body, ended = undo_encodings(body, encodings, max_bytes)
     return HttpMessage(int(status[1]), headers, body, complete and ended)
 
 

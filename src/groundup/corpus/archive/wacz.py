@@ -104,7 +104,7 @@ def _check_list(path: Path, file: BinaryIO) -> None:
     start = max(0, size - (1 << 16) - END.size)
     file.seek(start)
     tail = file.read()
-    at = tail.rfind(b"PK\5\6")
+    at = tail.rfind(b"PK\5\6", 0, max(0, len(tail) - END.size + 4))
     if at < 0:
         raise zipfile.BadZipFile("its list of files is missing: cut off?")
     _, _, files, length, _ = END.unpack_from(tail, at)

@@ -21,6 +21,9 @@ from groundup.corpus.archive.content_type import kind_of_body, parse_content_typ
 from groundup.corpus.archive.records import MAX_RECORD_BYTES, DamagedRange, Losses, Record, records_of
 from groundup.corpus.urls import split_url
 
+# ISO 28500, 5.13 and 5.16: the program that fetched the page gave up, or the rest is in records of its own.
+CUT_SHORT = ("warc-truncated", "warc-segment-number")
+
 
 class WarcWriter:
     """Writes records to `path`, each flushed when written: a killed writer leaves at most one record cut off.
@@ -118,7 +121,10 @@ def page_of(record: Record, name: str, losses: Losses, max_record_bytes: int = M
         return None
     stated_type, identified = record.headers.get("content-type", ""), record.headers.get("warc-identified-payload-type", "")
     arc = bool(record.headers.get("arc"))
+    cut_short = any(name in record.headers for name in CUT_SHORT)
     if record.kind != "response" or (arc and not record.block.startswith(b"HTTP/")):
+        if record.complete and cut_short:
+            losses.add(DamagedRange(name, "truncated", *record.offsets, 0))
         return _page(record.url, stated_type, identified, record.block, "utf-8" if record.kind == "conversion" else None)
     try:
         message = http_message.parse(record.block, max_record_bytes)
@@ -130,7 +136,7 @@ def page_of(record: Record, name: str, losses: Losses, max_record_bytes: int = M
     if len(message.body) > max_record_bytes:  # a small record can decode to a very large body
         losses.add(DamagedRange(name, "lost", *record.offsets, len(record.block)))
         return None
-    if record.complete and not message.complete:
+    if record.complete and (cut_short or not message.complete):
         losses.add(DamagedRange(name, "truncated", *record.offsets, 0))
     return _page(record.url, message.headers.get("content-type", ""), stated_type if arc else identified, message.body)
 

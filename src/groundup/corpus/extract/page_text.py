@@ -21,9 +21,15 @@ from groundup.corpus.extract.content import ContentModel, content_model
 from groundup.corpus.extract.error_pages import is_bare, is_error_page
 from groundup.corpus.extract.formulas import formulas_as_tex, may_have_formulas
 from groundup.corpus.extract.json_ld import stated_article
-from groundup.corpus.extract.limits import bounded
+from groundup.corpus.extract.limits import VOID, bounded
 from groundup.corpus.extract.pydoc_pages import pydoc_text
 
+XHTML = HTML_TYPES[1]
+HEAD = 200  # bytes in which XML is declared
+# In XML any element may be written so. To a parser of HTML all behind <title/> or <script/> is in it, and all behind <a/> a link.
+SELF_CLOSED = re.compile(rb"<([A-Za-z][\w:.-]*)((?:\s[^<>]*)?)/>")
+# A template that is shown: an element's contents as frameworks write them on the server.
+SHADOW_ROOT = re.compile(rb"<template(?=\s[^<>]*?\bshadowroot(?:mode)?\b)", re.IGNORECASE)
 LONGEST_TITLE = 300  # characters that are searched for blocks
 MOST_UNREAD = 0.05  # share of a text's characters that may be U+FFFD; a word in three is damaged then
 FEW_UNREAD = 3  # the shortest text may have this many
@@ -51,9 +57,15 @@ def extract(page: Page, comments: bool = False) -> Extracted:
         return _if_readable(Extracted(_clean(text), None, replaced=replaced))
     try:
         source, replaced = _utf8(page)
+        if kind == XHTML or source[:HEAD].lstrip().startswith(b"<?xml"):
+            source = SELF_CLOSED.sub(_with_end_tag, source)
         return _if_readable(replace(text_of(source, content_model(), comments), replaced=replaced))
     except Exception:  # a parser's trouble with one page in a million must not end a run over all of them
         return Extracted("", None)
+
+
+def _with_end_tag(tag: re.Match[bytes]) -> bytes:
+    return tag[0] if tag[1].lower() in VOID else b"<%s%s></%s>" % (tag[1], tag[2], tag[1])
 
 
 def _if_readable(extracted: Extracted) -> Extracted:
@@ -107,6 +119,8 @@ def text_of(html: str | bytes, model: ContentModel, comments: bool = False) -> E
 def parse(html: str | bytes) -> tuple[str | None, Blocks]:
     """Title and blocks of a page, formulas as TeX."""
     source, cut = bounded(html.encode("utf-8", "replace") if isinstance(html, str) else html)
+    if b"shadowroot" in source:
+        source = SHADOW_ROOT.sub(b"<div", source)
     tree = LexborHTMLParser(source, options=LexborDocumentOptions.WO_EVENTS)  # of which only <selectedcontent> would need any
     head = tree.css_first("title")
     title = " ".join(head.text().split()) or None if head else None
