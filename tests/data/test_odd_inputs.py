@@ -10,6 +10,7 @@ import pytest
 from groundup.core.errors import UserError
 from groundup.data.contracts import read_conversations, read_preferences
 from groundup.data.csv_table import csv_table
+from groundup.data.file_kinds import kind_of
 from groundup.data.readers import Refused, batches, records
 from groundup.scaling import mixture_laws, run_table
 from groundup.tokenizer import documents
@@ -90,6 +91,21 @@ def test_an_answer_that_was_found_bad_is_no_answer_to_learn(tmp_path):
     (tmp_path / "a.jsonl").write_text(content)
     found = read_conversations([tmp_path / "a.jsonl"])
     assert len(found.rows) == 3 and dict(found.dropped) == {"an answer that was found bad (label false)": 1}
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_rows_of_another_encoding_are_refused_and_a_few_stray_bytes_are_not(name, tmp_path):
+    rows = ["text", "Grüße", "ein Satz über Öl", "noch eine Straße"]
+    if name == "a.jsonl":
+        rows = [json.dumps({"text": row}, ensure_ascii=False) for row in rows[1:]]
+    path, lines = tmp_path / name, "\n".join(rows) + "\n"
+    path.write_bytes(lines.encode("cp1252"))
+    with pytest.raises(UserError, match=r"not UTF-8 .*Windows-1252.*save the file as UTF-8"):
+        kind_of(path)
+    stray = '{"text": "a stray \xff byte"}\n' if name == "a.jsonl" else "a stray \xff byte\n"
+    for text in (lines.encode() + stray.encode("latin-1"), lines.replace("ü", "\ufffd").replace("ß", "\ufffd").encode()):
+        path.write_bytes(text)
+        assert kind_of(path).form == ("lines" if name == "a.jsonl" else "csv")
 
 
 @pytest.mark.parametrize("text", ["Größe für Straße und Übermut ".encode("latin-1") * 50, "hello world ".encode("cp037") * 99])

@@ -68,6 +68,8 @@ PAGE = re.compile(
 )
 ROW_START = re.compile(r'\s*\{\s*"(?:[^"\\\n]|\\.){1,200}"\s*:\s*["\[{\dtfn-]')  # of JSON
 ARCHIVE = re.compile(rb"WARC/\d|filedesc:")
+DAMAGED_LINES = 3
+OTHER_ENCODING = "not UTF-8 but another encoding, perhaps Windows-1252 as Excel saves CSV: save the file as UTF-8"
 DECRYPT = "save it without a key first"
 NO_TEXT = "not text: bytes of another kind; give text, JSON, CSV or Parquet, plain or in gzip, zstd, bz2, xz or LZ4"
 CONTROLS = bytes({*range(9), *range(14, 27), *range(28, 32), 127})  # none of them white space, form feed or ESC
@@ -110,14 +112,29 @@ def kind_of(path: Path) -> Kind:
     if MAILBOX.match(head) and ending not in (".txt", ".text"):
         raise UserError(f"{path}: a mailbox, with heads and attachments: save its mails as text or HTML, or name it .txt")
     text = head[len(mark) :].decode(encoding, "replace")
-    kind = Kind("text", packing, encoding, len(mark))
+    kind = _of_text(Kind("text", packing, encoding, len(mark)), text, ending, cut_off=len(head) >= HEAD_BYTES)
+    if kind.form != "text" and encoding == "utf-8" and _is_of_another_encoding(head):
+        raise UserError(f"{path}: {OTHER_ENCODING}")
+    return kind
+
+
+def _of_text(kind: Kind, text: str, ending: str, cut_off: bool) -> Kind:
+    """`cut_off`: the text is the start of a file."""
     if ending in (".csv", ".tsv"):
         delimiter = "\t" if ending == ".tsv" else delimiter_of(text)
-        quoted = delimiter != "\t" or _is_quoted(text, len(head) < HEAD_BYTES)
+        quoted = delimiter != "\t" or _is_quoted(text, not cut_off)
         return kind._replace(form="csv", delimiter=delimiter, quoted=quoted)
     if ending in TEXTS:
         return kind
-    return kind._replace(form=_json_form(text, ending, cut_off=len(head) >= HEAD_BYTES))
+    return kind._replace(form=_json_form(text, ending, cut_off))
+
+
+def _is_of_another_encoding(head: bytes) -> bool:
+    """Whether rows are not UTF-8, as Excel's CSV: most lines that are not ASCII are damaged. A few bytes of a file are replaced
+    instead, and U+FFFD itself is no damage."""
+    lines = [line for line in head.replace("\ufffd".encode(), b"").split(b"\n")[:-1] if not line.isascii()]
+    damaged = sum("\ufffd" in line.decode("utf-8", "replace") for line in lines)
+    return damaged >= DAMAGED_LINES and 2 * damaged > len(lines)
 
 
 def is_page(path: Path, kind: Kind) -> bool:
