@@ -6,7 +6,7 @@ issuers' prefixes for cards (`payment_cards`), country length and ISO 7064 mod 9
 identity numbers (`national_ids`), the numbers never issued for US social security. Precision comes first: what is replaced is
 lost. Names of people and places are not looked for: no pattern tells the name of a neighbour from that of Newton.
 
-Patterns read the text as `bounded` returns it, in ASCII digits and with an end of a word where Chinese, Japanese, Korean or Thai
+Patterns read the text as `as_read` returns it, in ASCII digits and with an end of a word where Chinese, Japanese, Korean or Thai
 letters touch a number or an address; the words near a match are read as they are written.
 """
 
@@ -90,7 +90,7 @@ def find(text: str, language: str = "en") -> list[Span]:
     `language` is a code as `languages.identify` returns it: it decides which national numbering plans and which cues of
     telephone numbers count.
     """
-    as_written, text = text, bounded(text)
+    as_written, text = text, as_read(text)
     finders: list[Callable[[str], Iterator[Span]]] = []
     if "@" in text:
         finders.append(_emails)
@@ -130,7 +130,7 @@ def _characters() -> _Characters:
     return _Characters(plain, letter, hyphen, letter | (plain != np.arange(1 << 16)))
 
 
-def bounded(text: str) -> str:
+def as_read(text: str) -> str:
     """The text, of the same length, as the patterns read it."""
     if text.isascii():
         return text
