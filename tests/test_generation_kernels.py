@@ -238,4 +238,4 @@ def test_odd_sizes_under_the_sanitizers(lanes, program_of, tmp_path):
 def test_bfloat16_under_the_sanitizers_on_any_processor(tiles, tmp_path):
     """By plain C++ for what AVX-512 and AMX do: numbers that only such processors multiply otherwise."""
     own = [f"-I{Path(__file__).with_name('emulated')}", *(["-D__AMX_BF16__"] if tiles else [])]
-    require_sound("bfloat16_kernels_sanitized.cpp", ["-O0", "-pthread", *own], tmp_path)
+    require_sound("bfloat16_kernels_sanitized.cpp", ["-O0", "-fopenmp", *own], tmp_path)

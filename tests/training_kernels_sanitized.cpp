@@ -105,7 +105,7 @@ static bool trading() {
     std::atomic<bool> began{false};
     blocked.lock();
     std::thread other([&] {
-        place.enter(), place.begin_chunk();
+        place.begin_chunk();
         began = true;
         blocked.lock();
         place.end_chunk();

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 HEADERS, SOURCES = (sorted(Path(__file__).parent.glob(kind)) for kind in ("*.h", "*.cpp"))
 VECTORS, TILES = ("fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16"), ("amx-tile", "amx-bf16")
-FLAGS = ("-O3", "-std=c++17", "-fPIC", "-pthread")
+FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fopenmp")
 # For every processor, by vector.h.
 FLOAT32 = ("decoding.cpp", *(f"float32_{part}.cpp" for part in ("experts", "layers", "loss", "lstm", "optimizer")))
 FLOAT32_FLAGS = ("-O3", "-std=c++17", "-fPIC", "-pthread", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi")

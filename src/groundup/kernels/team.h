@@ -2,7 +2,8 @@
 //
 // A phase ends when its chunks are done, without a barrier of all threads: where a core is busy with something else, the others
 // do its share. The thread that finishes the last chunk begins the next phase. One atomic number, the ticket, holds this state:
-// a thread takes a chunk by adding one to it, and does nothing if it got no valid chunk.
+// a thread takes a chunk by adding one to it, and does nothing if it got no valid chunk. With OpenMP the threads are its own, for
+// PyTorch's spin for a while after each operation and would keep other threads off their cores.
 #pragma once
 #include <pthread.h>
 #if defined(__linux__)
@@ -10,6 +11,10 @@
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+#endif
+
+#ifdef _OPENMP
+#include <omp.h>
 #endif
 
 #include <algorithm>
@@ -24,6 +29,13 @@
 #include <vector>
 
 #include "memory.h"
+
+// Two libraries with threads of two kinds must not share a team, which the linker would have them do by its name.
+#ifdef _OPENMP
+inline namespace of_openmp {
+#else
+inline namespace of_its_own {
+#endif
 
 static inline void pause_spinning() {
 #if defined(__x86_64__)
@@ -58,12 +70,11 @@ static inline void set_float_mode(uint64_t mode) {
 class alignas(64) Place {  // a cache line each, as every chunk writes to its own
 #if defined(__linux__)
    public:
-    void enter() {  // by the thread itself, as the next two
-        clockid_t own = 0;
-        pthread_getcpuclockid(pthread_self(), &own);
-        clock = own, tid = syscall(SYS_gettid);
+    void begin_chunk() {  // by the thread itself, as the next
+        static thread_local const Thread own;
+        clock.store(own.clock, std::memory_order_relaxed), tid.store(own.tid, std::memory_order_relaxed);
+        core.store(sched_getcpu(), std::memory_order_release);
     }
-    void begin_chunk() { core.store(sched_getcpu(), std::memory_order_release); }
     void end_chunk() { core.store(-1, std::memory_order_release); }
 
     // Gives this thread the caller's core, and the caller its, if it is within a chunk and does not run.
@@ -80,6 +91,11 @@ class alignas(64) Place {  // a cache line each, as every chunk writes to its ow
     }
 
    private:
+    struct Thread {
+        pid_t tid = syscall(SYS_gettid);
+        clockid_t clock = 0;
+        Thread() { pthread_getcpuclockid(pthread_self(), &clock); }
+    };
     std::atomic<int> core{-1};  // on which its chunk began; -1 outside of chunks
     std::atomic<pid_t> tid{0};
     std::atomic<clockid_t> clock{0};  // its processor time
@@ -104,7 +120,6 @@ class alignas(64) Place {  // a cache line each, as every chunk writes to its ow
     }
 #else
    public:
-    void enter() {}
     void begin_chunk() {}
     void end_chunk() {}
     bool trade() { return false; }
@@ -138,13 +153,18 @@ class Team {
     void run(long threads, const std::vector<Phase>& new_phases) {
         phases = &new_phases, mode = float_mode();
         team_size = threads;
-        start_threads();
-        places[0].enter();
         first_phase = (phase_of(ticket) + 1) & PHASE_MASK;
         const uint64_t end = (first_phase + new_phases.size()) & PHASE_MASK;
-        begin_phase(0);
         const auto finished = [&] { return phase_of(ticket) == end; };
+#ifdef _OPENMP
+        begin_phase(0);
+#pragma omp parallel num_threads(threads)
+        while (!finished()) run_or_wait(omp_get_thread_num(), [] { return true; }, finished);
+#else
+        start_threads();
+        begin_phase(0);
         while (!finished()) run_or_wait(0, [] { return true; }, finished);
+#endif
     }
 
    private:
@@ -222,7 +242,8 @@ class Team {
     }
 
     void worker_loop(long id) {
-        if (id < MAX_TRADING) places[id].enter();
         for (;;) run_or_wait(id, [&] { return id < team_size; }, [] { return false; });
     }
 };
+
+}  // namespace
