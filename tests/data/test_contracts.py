@@ -51,6 +51,7 @@ def messages(*rows, trained=None):
         ({"messages": json.dumps(WHOLE)}, messages(*WHOLE)),
         ({"messages": WHOLE, "prompt": None, "tools": []}, messages(*WHOLE)),
         ({"messages": [said("developer", "Be brief."), *WHOLE[1:]]}, messages(*WHOLE)),
+        ({"messages": [said("User", "What is it?"), said("Model", "A file.")]}, messages(ASKED, ANSWERED)),
         ({"messages": [{**ASKED, "content": [{"type": "text", "text": "What "}, {"type": "text", "text": "is it?"}]}, ANSWERED]},
          messages(ASKED, ANSWERED)),
         ({"messages": [SYSTEM, ASKED, {**ANSWERED, "weight": 0}, MORE, {**LAST, "weight": 1}]}, messages(*WHOLE, trained=[0, 1])),

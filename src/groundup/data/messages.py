@@ -21,7 +21,9 @@ UNSUPPORTED_PARTS = (
 # Columns beside a conversation, in its row or in a message, in TRL, LLaMA-Factory, LLaVA and ms-swift.
 UNSUPPORTED_COLUMNS = ("tools", "functions", "images", "image", "videos", "video", "audios", "audio", "chat_template_kwargs")
 EMPTY_LISTS = ("", "[]", "{}", "null", "none")  # as text
-OTHER_NAMES = {"human": "user", "prompter": "user", "gpt": "assistant", "chatgpt": "assistant", "developer": "system"}
+OTHER_NAMES = {  # in any case
+    "human": "user", "prompter": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "developer": "system",
+}  # fmt: skip
 # Names of the flag for whether an answer is learned, in messages of OpenAI, axolotl and ms-swift.
 LEARNED_FLAGS = ("weight", "train", "training", "trainable", "loss")
 # A list of messages as text, such as in a cell of CSV.
@@ -173,10 +175,11 @@ def _from_json(text: str) -> Any:
 def _message(value: Any, position: str) -> Message:
     if not isinstance(value, Mapping):
         raise BadRow("no message", f"{position}: it must have a role and content, not be {type(value).__name__}")
-    role = value["role"] if value.get("role") is not None else value.get("from")
-    role = OTHER_NAMES.get(role, role) if isinstance(role, str) else role
+    stated = value["role"] if value.get("role") is not None else value.get("from")
+    name = stated.strip().lower() if isinstance(stated, str) else ""
+    role = OTHER_NAMES.get(name, name)
     if role not in ROLES:
-        shown_role = repr(role[:40]) if isinstance(role, str) else str(role)[:40]
+        shown_role = repr(stated[:40]) if isinstance(stated, str) else str(stated)[:40]
         raise BadRow("unknown role", f"{position}: role {shown_role}, expected {', '.join(ROLES)}")
     content = value["content"] if value.get("content") is not None else value.get("value")
     try:
