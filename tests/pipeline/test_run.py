@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -110,6 +111,19 @@ def test_what_is_done_is_not_done_again(pipeline):
     assert pipeline.execute_all() == []
     assert before == pipeline.times()
     assert {state for state, _ in pipeline.plan().values()} == {"done"}
+
+
+def test_a_finished_run_in_a_read_only_folder_is_returned_without_writing(pipeline, monkeypatch):
+    """As an archive, a mounted snapshot or another user's folder is: the lock ended it by "permission denied"."""
+    manifests = pipeline.run().execute()
+    (pipeline.folder / ".lock").unlink()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != pipeline.folder and access(path, mode))
+    before = pipeline.times()
+    assert pipeline.run().execute() == manifests and before == pipeline.times() and not (pipeline.folder / ".lock").exists()
+    with pytest.raises(UserError, match=r"may not be written, and step base is to be made \(base.depth: .* another run folder"):
+        pipeline.execute_all(base={"depth": 3})
+    assert before == pipeline.times() and not (pipeline.folder / ".lock").exists()
 
 
 def test_the_manifest_tells_everything(pipeline):

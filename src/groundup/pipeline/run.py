@@ -135,6 +135,8 @@ class Run:
 
         Raises UserError when another run works in the folder or a finished artifact was altered.
         """
+        if self.folder.is_dir() and not os.access(self.folder, os.W_OK):
+            return self._finished_without_writing()
         self._require_files()
         manifests: dict[str, dict[str, Any]] = {}
         checked: set[tuple[str, Callable]] = set()
@@ -150,6 +152,19 @@ class Run:
                     manifest = self._make(step, key)
                 manifests[step.name] = manifest
         return manifests
+
+    def _finished_without_writing(self) -> dict[str, dict[str, Any]]:
+        """The manifest of every stage of a finished run in a folder that is read-only, as an archive or another user's is.
+
+        Neither lock nor log is written. Raises UserError where a step would have to be made.
+        """
+        for planned in self.plan():
+            if planned.state != "done":
+                raise UserError(
+                    f"{self.folder}: may not be written, and step {planned.step.name} is to be made "
+                    f"({planned.reason[:100]}); give another run folder, or copy it"
+                )
+        return {step.name: read_manifest(self._artifact(step.name)) for step in self.steps}
 
     def _run_checks(self, first: int, manifests: dict[str, Any], checked: set[tuple[str, Callable]]) -> None:
         """Run each check of the steps from `first` on as soon as its input is made. Raises the UserError of the first to fail."""
