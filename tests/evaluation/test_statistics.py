@@ -62,6 +62,20 @@ def test_bootstrap_of_other_statistics_and_in_pieces(monkeypatch):
         statistics.bootstrap([])
 
 
+def test_of_a_single_value_nothing_is_certain():
+    """Every resample of one document or question is that one: 'better, by 0.30 (0.30 to 0.30)' was said of it."""
+    assert statistics.bootstrap([0.3]) == (-math.inf, math.inf)
+    assert statistics.bootstrap([[3.0, 8.0]], lambda values, axis: values.sum(axis=axis)[:, 0]) == (-math.inf, math.inf)
+
+
+@pytest.mark.parametrize(("pairs", "low"), [(1, 0.103), (10, 0.361), (1000, 0.498)])
+def test_ties_alone_do_not_show_that_sides_are_equal(pairs, low):
+    """Their interval was 50.0 % to 50.0 %, of one pair too."""
+    rate = statistics.win_rate([0.5] * pairs)
+    bounds = pytest.approx((low, 1 - low), abs=1e-3)
+    assert rate["win_rate"] == 0.5 and (rate["low"], rate["high"]) == bounds
+
+
 def test_win_rate_counts_ties_half():
     assert statistics.win_rate([1, 1, 0.5, 0]) == {
         "win_rate": 0.625,

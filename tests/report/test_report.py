@@ -61,6 +61,21 @@ def test_a_verdict_is_that_of_the_paired_difference(run):
         assert row[1] == verdict and f"{100 * gain['difference']:.1f}".replace("-", "−") in row[0]
 
 
+def test_what_was_measured_on_one_document_and_one_question_has_no_interval(run):
+    bits = RESULTS["evaluation"]["bits_per_byte"]
+    unknown = (-math.inf, math.inf)
+    domains = {domain: dict.fromkeys(ahead, unknown) for domain, ahead in bits["ahead_by_domain"].items()}
+    one = {"interval": unknown, "ahead": dict.fromkeys(bits["ahead"], unknown), "ahead_by_domain": domains}
+    change(run, "evaluation", bits_per_byte=bits | one)
+    held_out = RESULTS["sft"]["held_out"]
+    overlap = {name: value | {"low": -math.inf, "high": math.inf, "n": 1} for name, value in held_out["overlap"].items()}
+    change(run, "sft", held_out=held_out | {"overlap": overlap})
+    text = page(run)
+    assert compared(text)["3-gram, counted word pieces: 2.50"] == ("not measured", "cannot be told apart")
+    assert "0.50 (no interval)" in text and "(no interval)" in text.partition("words right")[2][:40]
+    assert "not measured to" not in text
+
+
 def test_the_numbers_are_those_of_the_stages(text):
     assert "It is tested on 10 questions" in text and "4,321 that are held out" in text
     assert "The model&#39;s perplexity is 87.7" in text or "The model's perplexity is 87.7" in text

@@ -43,11 +43,13 @@ def bootstrap(
     """Percentile bootstrap interval (Efron 1979) of a statistic of values [n, ...] resampled with replacement.
 
     `statistic` is called as `statistic(resampled, axis=1)` on [draws, n, ...], some draws at once, and gives a number per draw.
-    Raises ValueError without values.
+    The interval of one value, of which every draw is the same, is infinite. Raises ValueError without values.
     """
     array = np.asarray(values, dtype=np.float64)
     if not len(array):
         raise ValueError("bootstrap needs at least one value")
+    if len(array) == 1:
+        return -math.inf, math.inf
     generator = np.random.default_rng(seed)
     draws_at_once = max(1, _RESAMPLED_VALUES // array.size)
     estimates = [
@@ -69,7 +71,7 @@ def difference(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) ->
     if not len(ours):
         return {"difference": math.nan, "low": -math.inf, "high": math.inf, "n": 0}
     values = np.asarray(ours, dtype=np.float64) - np.asarray(theirs, dtype=np.float64)
-    low, high = bootstrap(values, seed=seed) if len(values) > 1 else (-math.inf, math.inf)
+    low, high = bootstrap(values, seed=seed)
     return {"difference": float(values.mean()), "low": low, "high": high, "n": len(values)}
 
 
@@ -77,14 +79,16 @@ def win_rate(outcomes: Sequence[float]) -> dict[str, float]:
     """Of paired comparisons, 1 for a win, 0.5 for a tie and 0 for a loss: {"win_rate", "low", "high", "n", "ties"}.
 
     A tie counts half a win. The interval is Wilson's over the decided pairs, as in a sign test, rescaled: with a
-    share d of pairs decided, and p of those won, the win rate is 1/2 + d (p - 1/2).
+    share d of pairs decided, and p of those won, the win rate is 1/2 + d (p - 1/2). Where all are ties, d is the highest share
+    that Wilson's interval of none of n holds: few ties do not show that the sides are equal.
     """
     if any(outcome not in (0, 0.5, 1) for outcome in outcomes):
         raise ValueError("win_rate takes outcomes of 0 (loss), 0.5 (tie) and 1 (win)")
     n, wins, ties = len(outcomes), sum(outcome == 1 for outcome in outcomes), sum(outcome == 0.5 for outcome in outcomes)
     if not n:
         return {"win_rate": math.nan, "low": 0.0, "high": 1.0, "n": 0, "ties": 0}
-    low, high = (0.5 + (n - ties) / n * (bound - 0.5) for bound in wilson(wins, n - ties))
+    decided = (n - ties) / n if ties < n else wilson(0, n)[1]
+    low, high = (0.5 + decided * (bound - 0.5) for bound in wilson(wins, n - ties))
     return {"win_rate": sum(outcomes) / n, "low": low, "high": high, "n": n, "ties": ties}
 
 

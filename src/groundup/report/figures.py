@@ -99,7 +99,7 @@ def intervals(
         axes = figure.subplots()
         for y, (_, value, low, high) in enumerate(rows):
             colour = SERIES[0] if low is not None else MUTED
-            if low is not None and high is not None:
+            if low is not None and high is not None and math.isfinite(high - low):
                 axes.plot([low * scale, high * scale], [y, y], color=colour, linewidth=3, alpha=0.35)
             axes.plot([value * scale], [y], "o", color=colour, markersize=5)
             text = f"{value * scale:.0f} %" if percent else f"{value:.2f}"

@@ -4,6 +4,7 @@ import math
 
 from groundup.core.progress import duration
 
+NO_INTERVAL = "no interval"  # of a single value
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -38,7 +39,15 @@ def decimals(value: float, places: int = 2) -> str:
 
 def interval(estimate: dict[str, float]) -> str:
     """The interval of a share: '12 to 15 %'."""
+    if not (math.isfinite(estimate["low"]) and math.isfinite(estimate["high"])):
+        return NO_INTERVAL
     return f"{percent(estimate['low']).removesuffix(chr(0xA0) + '%')} to {percent(estimate['high'])}"
+
+
+def bounds(low: float, high: float, places: int = 2) -> str:
+    """An interval: '0.12 to 0.15'."""
+    known = math.isfinite(low) and math.isfinite(high)
+    return f"{decimals(low, places)} to {decimals(high, places)}" if known else NO_INTERVAL
 
 
 def seconds(value: float) -> str:

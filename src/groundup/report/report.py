@@ -111,6 +111,7 @@ def render(page: dict[str, Any]) -> str:
         "duration": formats.seconds,
         "percent": formats.percent,
         "decimals": formats.decimals,
+        "bounds": formats.bounds,
         "interval": formats.interval,
         "marked": lambda text: text.translate({ord(" "): "·", ord("\n"): "⏎", ord("\t"): "⇥"}),
     }

@@ -1,7 +1,7 @@
 from typing import Any
 
 from groundup.report import figures
-from groundup.report.formats import against, comparison, decimals, interval, percent
+from groundup.report.formats import against, bounds, comparison, decimals, interval, percent
 from groundup.report.run_results import RunResults
 
 TITLE = "Evaluation: what the base model learned"
@@ -49,7 +49,7 @@ def _compared(tested: dict[str, Any]) -> list[dict[str, str]]:
     bits = tested["bits_per_byte"]
     low, high = bits["interval"]
     model = bits["overall"]["model"]
-    result = f"{decimals(model)} ({decimals(low)} to {decimals(high)})"
+    result = f"{decimals(model)} ({bounds(low, high)})"
     lines = []
     for other, value in bits["overall"].items():
         if other == "model":
