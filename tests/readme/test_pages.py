@@ -56,7 +56,8 @@ def test_commands_of_a_page_run_one_after_another(page, tiny_run, environment, t
         line = re.sub(r"^(\.venv/bin/)?groundup ", f"{sys.executable} -m groundup ", command)
         if re.search(r"groundup run (tiny|laptop)(?!.*--run)", line):
             line += " --run runs/tiny"
-        line = re.sub(r"\brun laptop\b", "run tiny", line)
+        if "--dry-run" not in line:  # which costs little: a recipe that the command does not fit is found
+            line = re.sub(r"\brun laptop\b", "run tiny", line)
         line = re.sub(r"\bruns/(tiny|laptop)\b", str(tiny_run.folder), line)
         done = subprocess.run(
             line, shell=True, cwd=tmp_path, env=environment, input="What does `os.getcwd` do?\n",

@@ -168,7 +168,10 @@ def _check_minutes(recipe: Recipe, where: str) -> None:
             "from the minutes; leave one out (base.minutes = 0 is none)"
         )
     if recipe.continued:
-        raise UserError(f"{where}: base.minutes: a model that is trained on has its size already; give base.tokens instead")
+        raise UserError(
+            f"{where}: base.minutes = {base.minutes:g}: a model that is trained on has its size already; set base.minutes = 0, "
+            "and base.tokens for how long to train"
+        )
     if recipe.standard is not None and "base" not in recipe.standard:
         raise UserError(f"{where}: base.minutes: no base model is among the steps of `standard`; leave it out")
 
