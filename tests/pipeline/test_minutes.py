@@ -36,7 +36,8 @@ def before(tmp_path_factory):
     """What comes before the base model."""
     folder = tmp_path_factory.mktemp("before")
     (folder / "corpus").mkdir()
-    rows = [{**row, "split": "train"} for row in DOCUMENTS]
+    others = {"url": "u", "kind": "text", "best": False, "split": "train"}
+    rows = [{"id": str(number), **others, **row} for number, row in enumerate(DOCUMENTS)]
     pq.write_table(pa.Table.from_pylist(rows), folder / "corpus" / "documents.parquet")
     tokenizer().save(folder / "tokenizer")
     write_tokens(folder / "tokens", DOCUMENTS, tokenizer())

@@ -1,14 +1,17 @@
 """What would end a late stage is said after `corpus`, before the tokenizer and the model, or before anything at all."""
 
+from pathlib import Path
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from groundup.core.errors import UserError
 from groundup.data.docstring_questions import STDLIB
+from groundup.generation.open_folder import model_folder
 from groundup.pipeline import preflight, steps
 from groundup.pipeline.recipe import Recipe, resolve
-from groundup.pipeline.run import Run, Step
+from groundup.pipeline.run import Run, Step, write_manifest
 
 SOURCE = {"source": "topics:", "domain": "docs"}
 PROSE = "The little model reads a very long sentence about many small things that it has never seen before today.\n\n"
@@ -123,3 +126,48 @@ def test_a_check_comes_before_the_first_stage_after_what_it_needs(tmp_path):
         with pytest.raises(UserError, match="dpo: will fail"):
             Run(tmp_path / "run", recipe(), stages).execute()
         assert made == expected
+
+
+def test_a_folder_from_outside_that_is_not_what_the_step_reads_is_said_before_anything_runs(tmp_path, monkeypatch):
+    """A whole run, one's own texts, another step's folder: these ended in a traceback, or after the steps before."""
+    monkeypatch.chdir(tmp_path)
+    own = corpus(tmp_path / "run", WHOLE)
+    write_manifest(own / "corpus", "corpus", {}, 0.0, {})
+    (own / "tokens").mkdir()
+    pq.write_table(pa.table({"split": ["train"], "tokens": [3]}), own / "tokens" / "documents.parquet")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("hello")
+    (own / "reward").mkdir()
+    (own / "reward" / "config.json").write_text('{"architectures": ["Qwen3ForSequenceClassification"]}')
+    for need, folder, said in [
+        ("corpus", "run", "run: no documents.parquet in it; give run/corpus"),
+        ("corpus", "texts", "texts: no documents.parquet in it; .* your own documents go into ..pages.sources"),
+        ("corpus", "run/tokens", "run/tokens/documents.parquet: no column 'id'; give a folder that the step corpus"),
+        ("tokens", "run/corpus", "no column 'best'; give a folder that the step tokens of a run wrote"),
+        ("base", "texts", "texts: neither of a run nor of a model; give the folder of a run or of a model"),
+        ("sft", "run/reward", "run/reward: a reward model or classifier"),
+        ("reward", "texts", "texts: no config.json, as the step reward of a run writes it"),
+        ("preferences", "texts", "texts: no train.jsonl, as the step preferences"),
+        ("annotations", "texts", "texts: no annotations-"),
+        ("tokenizer", "texts", "texts/tokenizer.json: no such file"),
+    ]:
+        with pytest.raises(UserError, match=said) as caught:
+            preflight.folders_hold_inputs([need], recipe(), {need: Path(folder)})
+        assert len(str(caught.value)) <= 300
+    found = recipe(given={"corpus": "run/tokens"}, standard=["tokenizer", "tokens"])
+    with pytest.raises(UserError, match="no column 'id'"):
+        Run(tmp_path / "new", found, steps.steps_of(found)).execute()
+    assert not (tmp_path / "new" / "tokenizer.partial").exists()
+
+
+@pytest.mark.parametrize(("name", "said"), [("hf:org/model", True), ("org/model", True), ("models/none", False)])
+def test_a_model_named_as_on_hugging_face_is_told_to_be_downloaded(tmp_path, monkeypatch, name, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    found = recipe(given={"base": name}, standard=["sft"], sft={"data": ["rows.jsonl"]})
+    with pytest.raises(UserError) as run_error:
+        Run(tmp_path / "new", found, steps.steps_of(found)).plan()
+    with pytest.raises(UserError) as error:
+        model_folder(Path(name))
+    for line in (str(run_error.value), str(error.value)):
+        assert "no such" in line and ("`hf download org/model` prints the folder" in line) == said and len(line) <= 300

@@ -176,8 +176,9 @@ def test_a_model_from_elsewhere_with_the_tokenizer_of_another_run(tmp_path):
     def checked(tokenizer):
         found = recipe(given={**given, "tokenizer": str(tmp_path / tokenizer)}, standard=["sft"])
         [step] = [one for one in steps.steps_of(found) if one.name == "sft"]
-        for _, check in step.checks[len(steps.KINDS["sft"].checks) :]:
-            check(found, step.inputs(tmp_path))
+        need, check = step.checks[-1]
+        assert need == "tokenizer"
+        check(found, step.inputs(tmp_path))
 
     with pytest.raises(UserError, match=r"b: its tokenizer is not the one in .*a; give the model's own"):
         checked("a")
@@ -220,6 +221,7 @@ def test_a_change_runs_again_only_its_branch(tmp_path, monkeypatch):
 
 
 def test_a_folder_given_counts_by_its_content(tmp_path, monkeypatch):
+    monkeypatch.setattr(steps.preflight, "folders_hold_inputs", lambda needs, recipe, inputs: None)  # they hold a toy's files
     monkeypatch.setattr(steps, "STANDARD", tuple(kinds().values()))
     monkeypatch.setattr(steps, "KINDS", {name: step for name, step in kinds().items() if name != "report"})
     given = tmp_path / "given"
@@ -261,6 +263,7 @@ def test_own_data_take_the_place_of_a_corpus_and_of_preferences():
 
 
 def test_a_folder_given_by_a_relative_path_lies_where_the_program_was_started(tmp_path, monkeypatch):
+    monkeypatch.setattr(steps.preflight, "folders_hold_inputs", lambda needs, recipe, inputs: None)  # they hold a toy's files
     monkeypatch.setattr(steps, "STANDARD", tuple(kinds().values()))
     monkeypatch.setattr(steps, "KINDS", {name: step for name, step in kinds().items() if name != "report"})
     (tmp_path / "given").mkdir()

@@ -1,6 +1,7 @@
 """Opening paths that a user named: only plain files, so that no pipe or device is waited for."""
 
 import os
+import re
 import stat
 from pathlib import Path
 from typing import BinaryIO
@@ -46,6 +47,14 @@ def expanded(path: str | Path) -> Path:
 def seen_from(path: Path) -> str:
     """For the message on a missing path: the folder that a relative path was looked up in; empty for an absolute one."""
     return "" if path.is_absolute() else f" in {Path.cwd()}"
+
+
+def hub_advice(path: Path) -> str:
+    """For the message on a missing folder of a model: what to do where it is named as on Hugging Face, as Qwen/Qwen3-0.6B."""
+    name = re.fullmatch(r"(hf:)?([\w.-]*\w/\w[\w.-]*)", str(path))
+    if name is None or (path.parent.is_dir() and not name[1]):
+        return ""
+    return f"; if it is Hugging Face's, `hf download {name[2][:80]}` prints the folder to give"
 
 
 def _require_plain(path: Path, mode: int) -> None:

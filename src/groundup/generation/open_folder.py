@@ -5,6 +5,7 @@ from pathlib import Path
 
 from groundup.core.errors import UserError
 from groundup.core.files import read_object
+from groundup.core.plain_files import hub_advice
 from groundup.core.seals import MANIFEST, open_stage, verify
 
 STAGES = ("base", "sft", "dpo", "ppo")
@@ -34,6 +35,14 @@ def model_folder(folder: Path, stage: str | None = None) -> Path:
     return folder
 
 
+def single_model(folder: Path) -> Path:
+    """As `model_folder`, but raises UserError for a run, which has several models."""
+    stages = [stage for stage in STAGES if (folder / stage / "config.json").is_file()]
+    if stages and not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: a run, which has several models; name one of them, as {folder / stages[-1]}")
+    return model_folder(folder)
+
+
 def _of_run(folder: Path, stage: str | None) -> Path:
     finished = [name for name in [*_added_models(folder), *reversed(STAGES)] if (folder / name / MANIFEST).is_file()]
     wanted = stage or DEFAULT
@@ -57,7 +66,7 @@ def _added_models(folder: Path) -> list[str]:
 def _description(folder: Path) -> str:
     """What a folder without config.json and without a finished model is."""
     if not folder.exists():
-        return "no such folder"
+        return f"no such folder{hub_advice(folder)}"
     if not folder.is_dir():
         kind = "a GGUF, which is not read" if folder.suffix == ".gguf" else "a file"
         return f"{kind}; give the folder of its safetensors" if folder.suffix == ".gguf" else f"{kind}, not a folder"
@@ -69,14 +78,14 @@ def _description(folder: Path) -> str:
         return "an adapter (LoRA), which needs its base model: merge it into that first (peft: merge_and_unload)"
     if any(folder.glob("*.gguf")):
         return "a GGUF, which is not read: get the same model as safetensors"
+    if (folder / MANIFEST).is_file():  # before pickles: token files are named .bin too
+        return f"stage {_stage_name(folder)} of a run, which is no model: give {folder.parent}"
     if any(folder.glob("*.safetensors")):
         return "weights without their config.json: get it from where they came from"
     if any(path for pattern in PICKLED for path in folder.glob(pattern)):
         return "pickled weights, which are never opened, and no config.json: get them as safetensors"
     if (folder / "tokenizer.json").is_file():
         return "a tokenizer without a model"
-    if (folder / MANIFEST).is_file():
-        return f"stage {_stage_name(folder)} of a run, which is no model: give {folder.parent}"
     if any(folder.glob("*.parquet")) or any(folder.glob("*.warc.gz")) or (folder / "corpus").is_dir():
         return "documents, not a model: `groundup run RECIPE` trains one on them"
     return "an empty folder" if not any(folder.iterdir()) else "neither of a run nor of a model"

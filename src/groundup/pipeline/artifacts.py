@@ -6,6 +6,7 @@ torch is imported where it is used, so that `groundup run --dry-run` and a finis
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from groundup.core.seals import MANIFEST, read_manifest
@@ -96,5 +97,9 @@ def skip(context: StepContext, reason: str) -> Results:
 
 def reason_skipped(context: StepContext, need: str) -> str:
     """Why the step of an input was skipped; "" if it was not, or if the input is a user's own folder."""
-    folder = context.inputs[need]
+    return was_skipped(context.inputs[need])
+
+
+def was_skipped(folder: Path) -> str:
+    """Why the step of this folder was skipped; "" if it was not, or if it is no step's."""
     return read_manifest(folder)["results"].get("skipped", "") if (folder / MANIFEST).is_file() else ""

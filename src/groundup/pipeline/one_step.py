@@ -8,7 +8,7 @@ from typing import Any
 
 from groundup.core.errors import UserError
 from groundup.core.files import read_object
-from groundup.generation.open_folder import STAGES, model_folder
+from groundup.generation.open_folder import single_model
 from groundup.pipeline import recipe as recipes
 from groundup.pipeline.steps import dry, execute, main_figures, show_summary, steps_of
 
@@ -33,7 +33,7 @@ def run_one(
         raise UserError(f"{kind} answers and learns in one process; start it without torchrun")
     if more and not more.get("reward", "named"):
         raise UserError("--reward: is empty; name a reward model's folder, arithmetic, length, count=WORD or module:function")
-    source = _single_model(model)
+    source = single_model(model)
     length = read_object(source / "config.json").get("max_position_embeddings")
     half = length // 2 if type(length) is int else LONGEST_ANSWER
     section = {"data": [str(path) for path in data], **(more or {})}
@@ -55,11 +55,3 @@ def run_one(
     manifest = execute(recipe, out, steps)[kind]
     show_summary({kind: manifest["seconds"]}, {kind: main_figures(kind, manifest["results"])})
     return {"run": str(out), "model": str(out / kind), "seconds": manifest["seconds"], **manifest["results"]}
-
-
-def _single_model(folder: Path) -> Path:
-    """Raises UserError unless it is the folder of one model that writes text."""
-    stages = [stage for stage in STAGES if (folder / stage / "config.json").is_file()]
-    if stages and not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: a run, which has several models; name one of them, as {folder / stages[-1]}")
-    return model_folder(folder)

@@ -12,10 +12,65 @@ from pathlib import Path
 from typing import Any
 
 from groundup.core.errors import UserError
+from groundup.core.seals import MANIFEST
 from groundup.pipeline.recipe import Recipe
 
 logger = logging.getLogger(__name__)
+# Of folders that a step reads: the columns of documents.parquet, by the name of the input, and files of others.
+TABLES = {
+    "corpus": ("id", "url", "text", "domain", "kind", "split", "best"),
+    "tokens": ("split", "domain", "best", "tokens"),
+}
+FILES = {
+    "annotations": ("annotations-*.parquet",), "preferences": ("train.jsonl", "held_out.jsonl"),
+    "reward": ("config.json", "*.safetensors"),
+}  # fmt: skip
 LONGEST_CONTEXT = 2**20  # tokens, of any model
+
+
+def folders_hold_inputs(needs: list[str], recipe: Recipe, inputs: dict[str, Path]) -> None:
+    """The inputs `needs`, folders from outside of the run, hold what the step reads."""
+    from groundup.generation.open_folder import model_folder, single_model
+    from groundup.pipeline.artifacts import was_skipped
+    from groundup.tokenizer.load import of_model
+
+    for need in sorted(needs, key=lambda need: need == "tokenizer"):  # after the model, which often comes with it
+        folder = inputs[need]
+        if was_skipped(folder):
+            continue
+        if need in TABLES:
+            _require_table(folder, need)
+        elif need in ("base", "sft"):
+            single_model(folder)
+        elif need == "model":
+            model_folder(folder)
+        elif need == "tokenizer":
+            of_model(folder)
+        elif missing := next((name for name in FILES.get(need, ()) if not any(folder.glob(name))), ""):
+            raise UserError(f"{folder}: no {missing}, as the step {need} of a run writes it{_within(folder, need)}")
+
+
+def _require_table(folder: Path, need: str) -> None:
+    """Raises UserError unless the folder has the table of documents that a step `need` writes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = folder / "documents.parquet"
+    other = {"corpus": "; your own documents go into [[pages.sources]]"}.get(need, "")
+    advice = _within(folder, need) or f"; give a folder that the step {need} of a run wrote{other}"
+    if not path.is_file():
+        raise UserError(f"{folder}: no documents.parquet in it{advice}"[:300])
+    try:
+        columns = pq.read_schema(path).names
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not Parquet ({' '.join(str(error).split())[:80]}){advice}"[:300]) from None
+    if missing := [name for name in TABLES[need] if name not in columns]:
+        raise UserError(f"{path}: no column {missing[0]!r}{advice}"[:300])
+
+
+def _within(folder: Path, need: str) -> str:
+    """Where the folder is that of a whole run: which of its folders to give."""
+    return f"; give {folder / need}" if (folder / need / MANIFEST).is_file() else ""
 
 
 def languages(recipe: Recipe, inputs: dict[str, Path]) -> None:

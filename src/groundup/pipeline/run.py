@@ -29,7 +29,7 @@ from groundup.core.files import digest, digest_of_all, write_json
 from groundup.core.locks import alone
 from groundup.core.log import to_file
 from groundup.core.machine import machine
-from groundup.core.plain_files import seen_from
+from groundup.core.plain_files import hub_advice, seen_from
 from groundup.core.progress import duration
 from groundup.core.seals import MANIFEST, SEAL, open_stage, read_manifest, read_sealed, verify, write_sealed
 from groundup.pipeline.recipe import Recipe
@@ -37,6 +37,7 @@ from groundup.pipeline.recipe import Recipe
 __all__ = ["Planned", "Run", "Step", "StepContext", "open_stage"]
 logger = logging.getLogger(__name__)
 KEY, ELAPSED, LOG = "key.json", "elapsed.json", "log.txt"
+FROM_HUB = ("base", "sft", "reward", "model", "tokenizer")  # inputs that Hugging Face has too
 LIBRARIES = ("torch", "numpy", "tokenizers", "pyarrow", "resiliparse", "fastwarc")
 
 
@@ -246,7 +247,10 @@ class Run:
             for path in [*outside, *step.files(self._recipe(step))]:
                 if not (path.is_file() or path.is_dir()):
                     trouble = "a device, pipe or socket" if path.exists() else f"no such file{seen_from(path)}"
-                    raise UserError(f"{path}: {trouble}, which step {step.name} needs; give its right path")
+                    models = [step.source(need) for need in step.needs if need in FROM_HUB]
+                    model = path.parent if path.name in ("config.json", "tokenizer.json") else path if path in models else Path()
+                    advice = hub_advice(model)
+                    raise UserError(f"{path}: {trouble}, which step {step.name} needs; give its right path{advice}")
                 if path.is_file() and path in outside:
                     raise UserError(f"{path}: a file, where step {step.name} needs a folder of a step; give its right path")
                 if path.is_dir() and self.folder.resolve().is_relative_to(path.resolve()):

@@ -47,7 +47,7 @@ def steps_of(recipe: Recipe) -> tuple[Step, ...]:
             _added_step(recipe, added, f"steps {number} ({added.name})", available, {step.name: step for step in steps})
         )
         available[added.name] = added.name
-    steps = [_with_its_tokenizer_checked(step) for step in steps]
+    steps = [_with_folders_checked(step) for step in steps]
     if recipe.base.minutes:
         later = [LaterStep(step.name, step.kind or step.name, step.recipe or recipe) for step in _after_base(steps)]
         steps = [replace(step, make=partial(minutes.plan, later=later)) if step.name == PLAN.name else step for step in steps]
@@ -151,8 +151,12 @@ def _made_with(need: str, source: str | Path | None, before: dict[str, Step]) ->
     return _made_with("tokenizer", step.source("tokenizer"), before) if "tokenizer" in step.needs else None
 
 
-def _with_its_tokenizer_checked(step: Step) -> Step:
-    """Where a model comes from a folder and the tokenizer from elsewhere, a check compares them as soon as both exist."""
+def _with_folders_checked(step: Step) -> Step:
+    """Inputs that are folders from outside are checked first. Where a model is one, and the tokenizer comes from elsewhere,
+    another check compares them as soon as both exist.
+    """
+    if outside := [need for need in step.needs if isinstance(step.source(need), Path)]:
+        step = replace(step, checks=(("", partial(preflight.folders_hold_inputs, outside)), *step.checks))
     folders = [
         need for need in TOKENIZED_INPUTS if need != "tokens" and need in step.needs and isinstance(step.source(need), Path)
     ]
