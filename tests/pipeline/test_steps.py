@@ -166,6 +166,13 @@ def test_given_tokens_need_their_tokenizer():
     assert sources(recipe(given={**given, "base": "/data/qwen"}), "sft")["tokenizer"] == "/data/qwen"
 
 
+def test_a_run_that_begins_with_tokens_needs_no_corpus():
+    given = {"tokens": "/data/tokens", "tokenizer": "/data/t"}
+    found = recipe(["sft.data=a.jsonl"], given=given, steps=[{"kind": "base", "name": "deep", "settings": {"depth": 6}}])
+    assert names(found) == ["base", "sft", "preferences", "reward", "dpo", "ppo", "deep", "report"]
+    assert sources(found, "base") == sources(found, "deep") == {"tokenizer": "/data/t", "tokens": "/data/tokens"}
+
+
 def test_a_model_from_elsewhere_with_the_tokenizer_of_another_run(tmp_path):
     for name, size in (("a", 280), ("b", 290), ("c", 290)):
         tokenizer = Tokenizer.from_merges(bpe.train(bpe.count_pretokens(["the cat sat on the mat and looked " * 9]), size))

@@ -173,6 +173,9 @@ def _needs(step: Step, recipe: Recipe) -> tuple[str, ...]:
     kind = step.kind or step.name
     if kind == "base" and recipe.base.minutes:
         return (*step.needs, PLAN.name)
+    documents_made = recipe.pages is not None or {"pages", "annotations", "corpus"} & {*recipe.given}
+    if kind == "base" and "tokens" in recipe.given and not documents_made:  # a corpus is read for a check only
+        return tuple(need for need in step.needs if need != "corpus")
     if kind in ("ppo", "grpo") and getattr(recipe, kind).reward:
         return tuple(need for need in step.needs if need != "reward")
     replaced = {"sft": "corpus", "reward": "preferences", "dpo": "preferences"}.get(kind)
