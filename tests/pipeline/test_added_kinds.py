@@ -92,11 +92,13 @@ def recipe(base=None, **content):
 
 
 def test_settings_of_a_kind_without_a_step_are_refused():
-    for section in ({"long_context": {"tokens": 9}}, {"vocabulary_sweep": {"depth": 3}}):
+    sections = {"long_context": {"tokens": 9}, "vocabulary_sweep": {"depth": 3}, "grpo": {"reward": "length"}}
+    for section in ({name: values} for name, values in {**sections, "benchmarks": {"tasks": ["piqa"]}}.items()):
         [name] = section
         with pytest.raises(UserError, match=f"here: {name}: no step is of this kind; add one to"):
             recipe(**section)
         recipe(**section, steps=[{"kind": name, "name": name}])
+    recipe(grpo={"reward": "length"}, standard=["grpo"])
     with pytest.raises(UserError, match="long_context: no standard step has this name; known: pages"):
         steps.steps_of(recipe(standard=["long_context"]))
 

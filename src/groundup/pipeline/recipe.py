@@ -179,9 +179,11 @@ def _check_minutes(recipe: Recipe, where: str) -> None:
 def _check_together(recipe: Recipe, where: str) -> None:
     """Raises UserError for values that are each valid and cannot work together."""
     base, tokenizer = recipe.base, recipe.tokenizer
-    for section in ("long_context", "vocabulary_sweep"):
-        if getattr(recipe, section) != config_of(section)() and section not in {step.kind for step in recipe.steps}:
-            raise UserError(f"{where}: {section}: no step is of this kind; add one to [[steps]] (docs/recipes.md)")
+    kinds = {*(recipe.standard or ()), *(step.kind for step in recipe.steps)}
+    for section in ("long_context", "vocabulary_sweep", "grpo", "benchmarks"):  # of steps that run only where they are named
+        if getattr(recipe, section) != config_of(section)() and section not in kinds:
+            also = " or `standard`" if section == "grpo" else ""
+            raise UserError(f"{where}: {section}: no step is of this kind; add one to [[steps]]{also} (docs/recipes.md)")
     if base.start_from and not tokenizer.folder:
         raise UserError(f"{where}: base.start_from needs its own tokenizer: set tokenizer.folder = {base.start_from!r}")
     if base.start_from:
