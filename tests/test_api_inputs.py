@@ -5,6 +5,7 @@ import pytest
 
 import groundup
 from groundup.model import model_folder as folders
+from groundup.pipeline.run import write_manifest
 
 TEXTS = [f"Document {number}: the cat sat on mat {number} and looked." for number in range(40)]
 ASKED, ANSWER = {"role": "user", "content": "What?"}, {"role": "assistant", "content": "A cat."}
@@ -55,6 +56,32 @@ def test_numbers_of_numpy(chat):
     assert groundup.evaluate(chat, [row])["answer"]["n"] == 1
     with pytest.raises(groundup.UserError, match="seed = True"):
         chat.generate("a", seed=True)
+
+
+def test_numbers_of_numpy_where_something_is_trained(tmp_path):
+    tokenizer = groundup.train_tokenizer(TEXTS, numpy.int64(270), tmp_path / "tokenizer")
+    assert groundup.train_tokenizer(TEXTS, numpy.int64(270), tmp_path / "characters", "characters").size <= 270
+    settings = {"depth": numpy.int64(1), "context_length": 16, "tokens": numpy.int32(200)}
+    base = groundup.pretrain(TEXTS, tokenizer, tmp_path / "base", held_out=numpy.float32(0.25), seed=numpy.int64(1), **settings)
+    assert base.results["tokens"] <= 200
+
+
+def test_a_file_in_place_of_a_folder(chat, tmp_path):
+    file = tmp_path / "tokenizer.json"
+    chat.tokenizer.save(tmp_path)
+    with pytest.raises(groundup.UserError, match=r"tokenizer\.json: a file; give the folder"):
+        groundup.load_tokenizer(file)
+    with pytest.raises(groundup.UserError, match=r"tokenizer\.json: a file, where a folder is to be written"):
+        chat.save(file)
+
+
+def test_a_step_of_a_run_that_is_no_model_is_called_so(tmp_path):
+    """Token files are named .bin, as pickles are: it was called pickled weights."""
+    (tmp_path / "tokens").mkdir()
+    (tmp_path / "tokens" / "train.bin").write_bytes(b"")
+    write_manifest(tmp_path / "tokens", "tokens", {}, 0.0, {})
+    with pytest.raises(groundup.UserError, match="stage tokens of a run, which is no model"):
+        groundup.load(tmp_path, step="tokens")
 
 
 def test_what_is_no_path(chat):

@@ -145,6 +145,8 @@ class Model:
         target = expanded(folder)
         if (target / MANIFEST).exists():
             raise UserError(f"{target}: a finished step, which would be altered; give another folder")
+        if target.is_file():
+            raise UserError(f"{target}: a file, where a folder is to be written; give another name")
         require_new(*(target / name for name in ("config.json", "model.safetensors", "tokenizer.json")))
         model_files.save(target, self.network, self.tokenizer, chat=self.chats)
         keep_card(target, self.folder)
@@ -275,6 +277,7 @@ def train_tokenizer(
     kinds = ("bpe", "wordpiece", "characters", "bytes")
     if kind not in kinds:
         raise UserError(f"train_tokenizer: no kind {str(kind)[:40]!r}; known: {', '.join(kinds)}")
+    vocabulary = python_number(vocabulary)
     if kind == "bpe":
         configured(TokenizerConfig, {"vocabulary": vocabulary}, "train_tokenizer")
     elif isinstance(vocabulary, bool) or not isinstance(vocabulary, int):
@@ -306,6 +309,7 @@ def pretrain(
     """
     if not isinstance(tokenizer, Tokenizer):
         raise UserError(f"pretrain: takes byte-level BPE, not {type(tokenizer).__name__}; a vocabulary of 260 is bytes alone")
+    held_out = python_number(held_out)
     if not isinstance(held_out, int | float) or not 0 <= held_out < 1:
         raise UserError(f"pretrain: held_out = {str(held_out)[:40]}: it must be a share from 0 to less than 1")
     if isinstance(start := settings.get("start_from"), Path):

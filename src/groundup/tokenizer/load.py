@@ -55,7 +55,9 @@ def load(folder: Path) -> AnyTokenizer:
 
 
 def _require(folder: Path) -> None:
-    """Raises UserError where a folder has a tokenizer in an older format only."""
+    """Raises UserError for a file, and where a folder has a tokenizer in an older format only."""
+    if Path(folder).is_file():
+        raise UserError(f"{folder}: a file; give the folder that it is in")
     if not (Path(folder) / "tokenizer.json").exists():
         for name in OLDER:
             if (Path(folder) / name).exists():
