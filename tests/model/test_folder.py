@@ -287,3 +287,17 @@ def test_digest_of_weights_and_shape(toy_decoder):
     with torch.no_grad():
         model.lm_head.weight[0, 0] += 1e-3
     assert weights.digest_of_model(model) != first
+
+
+def test_what_other_tools_train_by_is_kept_in_config_json(saved, toy_tokenizer, tmp_path_factory):
+    """Of a published model that is trained on: as transformers keeps them. What holds only of the folder's own files is not."""
+    path, _ = saved
+    stated = {"initializer_range": 0.041, "router_aux_loss_coef": 0.01, "output_router_logits": True}
+    edit(path / "config.json", **stated, router_jitter_noise="high", pretraining_tp=1e300, auto_map={"AutoModel": "theirs.Model"})
+    first, second = tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second")
+    model_folder.save(first, model_folder.load_decoder(path), toy_tokenizer, chat=True)
+    model_folder.save(second, RewardModel(model_folder.load_decoder(first).config), toy_tokenizer, chat=True)
+    for folder in (first, second):
+        written = json.loads((folder / "config.json").read_text())
+        assert {name: written[name] for name in stated} == stated
+        assert not {"router_jitter_noise", "pretraining_tp", "auto_map"} & written.keys()

@@ -25,11 +25,12 @@ from groundup.model.convolution import Convolution, ConvolutionConfig
 from groundup.model.decoder import Decoder, RewardModel
 from groundup.model.description import FAMILIES, describe, read_config, shape_of
 from groundup.model.lstm import LSTM, LSTMConfig
-from groundup.model.origin import IDS, Origin
+from groundup.model.origin import IDS, TRAINED_BY, Origin
 from groundup.model.patches import PatchedBytes, PatchesConfig
 from groundup.model.weights import shown
 from groundup.tokenizer.tokenizer import Tokenizer
 
+LARGEST_SETTING = 1e6  # NaN is none
 OURS = {"groundup_lstm": LSTM, "groundup_convolution": Convolution, "groundup_patches": PatchedBytes}
 
 
@@ -55,7 +56,8 @@ def save(
     else:
         name, entries = FAMILIES[config.model_type] + suffix, describe(config)
     ids, generation = _special_ids(model, tokenizer, chat)
-    description = {"architectures": [name], "model_type": config.model_type, **entries, **ids, "use_cache": True}
+    description = {"architectures": [name], "model_type": config.model_type, **entries, **config.origin.trained_by, **ids}
+    description["use_cache"] = True
     if isinstance(model, RewardModel):
         description |= {"num_labels": 1, "id2label": {"0": "reward"}, "label2id": {"reward": 0}}
     write_json(folder / "config.json", description)
@@ -154,10 +156,15 @@ def _with_origin(config: Any, description: dict[str, Any], folder: Path) -> Any:
         weights.format_of(weights.stored_tensors(folder)),
         _unused_ids(folder, config.vocab_size),
         {name: description[name] for name in IDS if name in description},
+        {name: value for name in TRAINED_BY if _is_number(value := description.get(name))},
         generations.read(folder, config.vocab_size, description.get("eos_token_id")),
         cards.head_of(folder),
     )
     return replace(config, origin=origin)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, bool | int | float) and abs(value) <= LARGEST_SETTING
 
 
 def _read_our_config(description: dict[str, Any], path: Path) -> LSTMConfig | ConvolutionConfig | PatchesConfig:

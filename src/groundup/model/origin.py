@@ -10,6 +10,11 @@ from typing import Any
 
 from groundup.model.generation import Generation
 
+# Of config.json: what other tools train by, and we do not compute with. What changes a model's results is refused or computed,
+# and what a folder says of its own files, as auto_map, would be wrong in another.
+TRAINED_BY = (
+    "initializer_range", "output_router_logits", "pretraining_tp", "router_aux_loss_coef", "router_jitter_noise",
+)  # fmt: skip
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -18,6 +23,7 @@ class Origin:
     dtype: str = "float32"  # of the weights on disk; they are float32 in memory
     unused_ids: tuple[int, ...] = ()  # ids that no token of the tokenizer has: never sampled
     ids: Mapping[str, Any] | None = None  # those of `IDS` that config.json states; None: we made the model
+    trained_by: Mapping[str, float] = field(default_factory=dict)  # those of `TRAINED_BY` that config.json states
     generation: Generation = field(default_factory=Generation)
     card: Mapping[str, str] = field(default_factory=dict)  # licence, language and name of somebody's model; see `card.head_of`
 
