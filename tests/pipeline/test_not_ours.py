@@ -1,9 +1,12 @@
 """What stands in a run's folder and is not ours, and runs whose inputs cannot be right: said before anything is done."""
 
+from pathlib import Path
+
 import pytest
 
 from groundup.core.errors import UserError
 from groundup.pipeline import recipe as recipes
+from groundup.pipeline.default_folder import default_folder
 
 PAGES = '[[pages.sources]]\nsource = "own"\ndomain = "web"\n'
 
@@ -61,3 +64,28 @@ def test_a_recipe_of_another_encoding_is_said(tmp_path, content):
 def test_one_set_changes_one_value(command):
     outcome = command("--dry-run", "--set", "base.depth=1\nseed=9")
     assert outcome.returncode == 2 and r"base.depth = '1\nseed=9': input should be a valid integer" in outcome.stderr
+
+
+def test_the_default_folder_of_another_recipe_is_not_replaced(tmp_path, monkeypatch, groundup_here):
+    """Two recipes of `groundup init` are both called recipe.toml, so the second run replaced the first in silence."""
+    monkeypatch.chdir(tmp_path)
+    first, second = tmp_path / "one" / "recipe.toml", tmp_path / "two" / "recipe.toml"
+    for path in (first, second):
+        path.parent.mkdir()
+        path.write_text(PAGES)
+    with pytest.raises(RuntimeError), default_folder(Path("one/recipe.toml")) as folder:
+        (folder / "pages").mkdir(parents=True)
+        raise RuntimeError  # also of a run that did not end well
+    for recipe in (first, Path("one/recipe.toml")):
+        with default_folder(recipe) as folder:
+            assert folder == Path("runs/recipe")
+    for dry in ((), ("--dry-run",)):
+        outcome = groundup_here("run", "two/recipe.toml", *dry)
+        assert outcome.returncode == 2 and "is the run of the recipe" in outcome.stderr and "--run runs/two" in outcome.stderr
+    with default_folder(first.rename(tmp_path / "recipe.toml")) as folder:  # moved
+        pass
+    assert (folder / ".recipe").read_text() == f"{tmp_path / 'recipe.toml'}\n"
+    with pytest.raises(UserError, match="is the run of the recipe"), default_folder(second):
+        pass
+    with default_folder(Path("tiny"), writes=False) as folder:
+        assert not folder.exists()

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import traceback
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -100,14 +101,15 @@ def run(
     What is done is not done again; run the same command again to resume.
     """
     from groundup.pipeline import recipe as recipes
+    from groundup.pipeline.default_folder import default_folder
     from groundup.pipeline.steps import dry, steps_of
     from groundup.pipeline.steps import run as run_all
 
     if minutes is not None and minutes < 1:
         raise typer.BadParameter(f"--minutes {minutes:g}: must be 1 or more")
     loaded = recipes.load(recipe, settings, minutes)
-    target = folder or Path("runs") / recipe.stem
-    result(dry(loaded, target, steps_of(loaded)) if dry_run else run_all(loaded, target))
+    with nullcontext(folder) if folder else default_folder(recipe, not dry_run) as target:
+        result(dry(loaded, target, steps_of(loaded)) if dry_run else run_all(loaded, target))
 
 
 @app.command()
