@@ -160,6 +160,16 @@ def test_the_same_result_stops_the_chain(pipeline):
     assert pipeline.execute_all(tokenizer={"vocabulary": 500}) == ALL
 
 
+def test_the_plan_knows_a_step_that_takes_fewer_inputs_than_before(pipeline):
+    """As the report of a run of which `standard` now lists less: the plan called it done, and the run made it."""
+    pipeline.stages = (*pipeline.stages, Step("report", ("base", "sft"), pipeline.tokenizer))
+    pipeline.execute_all()
+    pipeline.stages = (*pipeline.stages[:2], Step("report", ("base",), pipeline.tokenizer))
+    assert pipeline.plan()["report"] == ("make", "made before with sft")
+    pipeline.execute_all()
+    assert pipeline.plan()["report"][0] == "done"
+
+
 @pytest.mark.parametrize("machine", [{"threads": 7}, {"memory_mb": 9}, {"ray": "local"}, {"name": "x"}], ids=str)
 def test_settings_of_the_machine_do_not_redo_anything(pipeline, machine):
     pipeline.execute_all()

@@ -122,6 +122,8 @@ class Run:
                 planned.append(Planned(step, "check", f"made again if {' or '.join(causes)} comes out different"))
             elif stale := self._stale_inputs(step, manifest):
                 planned.append(Planned(step, "make", f"{' and '.join(stale)} changed"))
+            elif gone := [need for need in manifest["key"]["inputs"] if need not in step.needs]:
+                planned.append(Planned(step, "make", f"made before with {' and '.join(gone)}"))
             elif altered := _different(manifest["key"].get("files", {}), self._files(step)):
                 planned.append(Planned(step, "make", f"{' and '.join(altered)} changed"))
             else:
