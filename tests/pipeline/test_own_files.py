@@ -187,4 +187,4 @@ def test_a_model_that_is_given_needs_no_corpus(mine, run, run_groundup, tmp_path
         outcome = run_groundup("run", tmp_path / "recipe.toml", "--run", tmp_path / given, *more)
         assert outcome.returncode == 0, outcome.stderr[-3000:]
         assert f"[1/2] {standard[0]}" in outcome.stderr and (tmp_path / given / "report" / "report.html").exists()
-    assert results(tmp_path / "sft", "dpo")["against_sft"] is None and "not compared with sft" in outcome.stderr
+    assert results(tmp_path / "sft", "dpo")["against_sft"] is None and "made by no step sft" in outcome.stderr

@@ -195,7 +195,7 @@ def _reinforce(context: StepContext, train: Callable[..., Results]) -> Results:
         return skip(context, reason)
     prompt_file = context.inputs["sft"] / "preference.jsonl"
     if not settings.data and not prompt_file.is_file():
-        raise UserError(f"{kind}: the model of sft was not made in a run, so there are no prompts; give {kind}.data")
+        raise UserError(f"{kind}: the model that it begins as was made by no step sft, so there are no prompts; give {kind}.data")
     runtime = runtime_of(context)
     if settings.data:
         sides = prompts(settings.data, context.name, context.log, settings.held_out, settings.strict, runtime.left_out)
@@ -249,7 +249,7 @@ def _compare_with_sft(context: StepContext, policy: "Decoder", runtime: "Runtime
     held_out = context.inputs["sft"] / "held_out.jsonl"
     if not held_out.is_file():  # a user's own model comes without questions
         _log_left_out(context, left_out)
-        context.log("not compared with sft: it was not made in a run, so no questions are held out")
+        context.log("not compared with sft: the model that it began as was made by no step sft, so no questions are held out")
         return {"against_sft": None}
     comparison, samples = compare_policies(
         policy, model_of(context, "sft"), tokenizer, read_jsonl(held_out), settings.temperature,
