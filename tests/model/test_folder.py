@@ -301,3 +301,12 @@ def test_what_other_tools_train_by_is_kept_in_config_json(saved, toy_tokenizer, 
         written = json.loads((folder / "config.json").read_text())
         assert {name: written[name] for name in stated} == stated
         assert not {"router_jitter_noise", "pretraining_tp", "auto_map"} & written.keys()
+
+
+def test_a_run_in_place_of_a_model_is_told_where_its_models_are(saved):
+    path, _ = saved
+    (path / "run" / "dpo").mkdir(parents=True)
+    (path / "config.json").rename(path / "run" / "dpo" / "config.json")
+    for load in (model_folder.load_decoder, model_folder.load_reward_model, model_folder.outline):
+        with pytest.raises(UserError, match=f"models are in folders below it: name one of them, as {path}/run/dpo"):
+            load(path / "run")

@@ -136,7 +136,7 @@ def load_reward_model(folder: Path) -> RewardModel:
 
 def _read(path: Path) -> tuple[type[LanguageModel], Any, dict[str, Any]]:
     """The class and the configuration that a config.json describes, and its entries."""
-    description = read_object(path)
+    description = read_description(path)
     model_type = description.get("model_type")
     ours = isinstance(model_type, str) and model_type in OURS
     config = _read_our_config(description, path) if ours else read_config(description, path)
@@ -148,6 +148,13 @@ def _read(path: Path) -> tuple[type[LanguageModel], Any, dict[str, Any]]:
             if not is_valid:
                 raise UserError(f"{path}: {name} is {shown(token)}; ids are 0 to {config.vocab_size - 1}")
     return OURS[model_type] if ours else Decoder, config, description
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """The entries of a config.json. Raises UserError where it is missing or damaged; of a run, it names one of its models."""
+    if not path.is_file() and (models := sorted(path.parent.glob("*/config.json"))):
+        raise UserError(f"{path}: no such file; models are in folders below it: name one of them, as {models[0].parent}")
+    return read_object(path)
 
 
 def _with_origin(config: Any, description: dict[str, Any], folder: Path) -> Any:

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from groundup.core.errors import UserError
-from groundup.core.files import read_json, read_object
+from groundup.core.files import read_json
 from groundup.core.plain_files import expanded
 from groundup.core.text import shown
 from groundup.model.decoder import RewardModel
-from groundup.model.model_folder import load_reward_model
+from groundup.model.model_folder import load_reward_model, read_description
 from groundup.posttraining import reward_functions
 from groundup.posttraining.batches import Question, Row, collate, messages_of
 from groundup.posttraining.reward import rewards
@@ -139,7 +139,7 @@ def open_reward(name: str, tokenizer: Tokenizer, dtype: torch.dtype, device: tor
     kind = kind_of(name)
     if kind == "folder":
         folder = expanded(name)
-        if "ForCausalLM" in str(read_object(folder / "config.json").get("architectures")):
+        if "ForCausalLM" in str(read_description(folder / "config.json").get("architectures")):
             raise UserError(f"reward {name}: a model that writes text, no reward model; `groundup reward` makes one of it")
         return of_folder(folder, tokenizer, dtype, device, of_model(folder))
     if kind == "function":
