@@ -214,6 +214,21 @@ def test_the_result_is_the_same_to_the_bit_for_any_number_of_threads_and_every_t
 
 
 @needs_kernels
+def test_pytorch_may_take_one_thread_and_kernels_as_many_as_before():
+    model, before = random_model(with_kernels=True), torch.get_num_threads()
+    loss, expected = loss_and_gradients(model, torch.bfloat16)
+    try:
+        with kernels.only_in_kernels(), kernels.only_in_kernels():
+            assert (torch.get_num_threads(), kernels.threads()) == (1, before)
+            same_loss, gradients = loss_and_gradients(model, torch.bfloat16)
+        with pytest.raises(ZeroDivisionError), kernels.only_in_kernels():
+            1 / 0  # noqa: B018
+    finally:
+        assert torch.get_num_threads() == kernels.threads() == before
+    assert same_loss == loss and all(torch.equal(gradients[name], expected[name]) for name in expected)
+
+
+@needs_kernels
 def test_no_token_sees_a_later_one_or_another_document():
     model = random_model(with_kernels=True)
     ids, _, _, documents = a_batch()

@@ -78,7 +78,7 @@ class Steps:
         self.vocabulary = config.vocab_size
         self.model = _Model(
             config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.num_key_value_heads,
-            config.head_dim, config.intermediate_size, config.vocab_size, torch.get_num_threads(), panels, config.rms_norm_eps,
+            config.head_dim, config.intermediate_size, config.vocab_size, kernels.threads(), panels, config.rms_norm_eps,
             backbone.embed_tokens.weight.data_ptr(), backbone.norm.weight.data_ptr(), laid_out(model.lm_head.weight).data_ptr(),
         )  # fmt: skip
         self.layers = (_Layer * config.num_hidden_layers)(*(_layer(layer, laid_out) for layer in backbone.layers))

@@ -17,8 +17,9 @@ import os
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from ctypes import c_float, c_long, c_void_p
 from functools import cache
 from pathlib import Path
@@ -42,6 +43,9 @@ BLOCK, MAX_CHANNELS = 32, 256  # as in the C++
 PATIENCE = 900  # seconds for a source: some take 10 alone on a core, and two minutes beside a dozen other programs
 
 
+_kept_threads = 0  # while PyTorch has one
+
+
 class Unavailable(Exception):
     """There are no kernels; its text says why, for a message."""
 
@@ -54,6 +58,29 @@ def library() -> ctypes.CDLL:
 def float32_library() -> ctypes.CDLL:
     """The kernels in float32, of generation and training. Raises Unavailable where processor or compiler do not allow them."""
     return _or_raise(float32_or_reason())
+
+
+def threads() -> int:
+    """How many compute a kernel: as many as PyTorch's, or had before `only_in_kernels`."""
+    return _kept_threads or torch.get_num_threads()
+
+
+@contextmanager
+def only_in_kernels() -> Iterator[None]:
+    """Within it PyTorch's own operations take one thread, and kernels as many as before.
+
+    For a step of which PyTorch computes a hundredth. At the end of each operation it waits for all of its threads: beside a busy
+    program for some milliseconds, if one has lost its core.
+    """
+    global _kept_threads
+    before, outer = torch.get_num_threads(), _kept_threads
+    _kept_threads = threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        _kept_threads = outer
+        torch.set_num_threads(before)
 
 
 def are_there(device: torch.device, dtype: torch.dtype) -> bool:
@@ -215,7 +242,7 @@ def _log_probabilities(
     logp = torch.zeros(padded)
     gradients = (torch.empty_like(hidden), torch.empty_like(weight)) if with_gradients else (None, None)
     library().weighted_log_probability(
-        *map(c_long, (padded, D, V, vocabulary, torch.get_num_threads())),
+        *map(c_long, (padded, D, V, vocabulary, threads())),
         *(None if tensor is None else address(tensor) for tensor in (hidden, weight, targets, slopes, logp, *gradients)),
     )
     grad_hidden, grad_weight = gradients
@@ -253,7 +280,7 @@ def muon(
     ))  # fmt: skip
     coefficients = [coefficient for step in newton_schulz for coefficient in step]
     (function or library().muon)(
-        matrices, *map(c_long, (len(weights), *weights[0].shape, torch.get_num_threads())),
+        matrices, *map(c_long, (len(weights), *weights[0].shape, threads())),
         *map(c_float, (momentum, lr, decay_factor)), (c_float * len(coefficients))(*coefficients), c_long(len(newton_schulz)),
     )  # fmt: skip
 
@@ -302,7 +329,7 @@ def _experts(
         for i, end in enumerate(ends)
     ))  # fmt: skip
     addresses = (None if tensor is None else address(tensor) for tensor in (x_MD, *others))
-    arguments = _Experts(M, D, F, len(ends), torch.get_num_threads(), ctypes.cast(expert_array, c_void_p), *addresses)
+    arguments = _Experts(M, D, F, len(ends), threads(), ctypes.cast(expert_array, c_void_p), *addresses)
     function(ctypes.byref(arguments))
 
 

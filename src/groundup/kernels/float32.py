@@ -71,7 +71,7 @@ def _run(
     grads = [] if slopes_N is None else [torch.empty_like(hidden), torch.empty_like(weight)]
     slopes = None if slopes_N is None else (slopes_N if all_rows else slopes_N[indices_M]).float().contiguous()
     arguments = _Loss(
-        M, D, V, vocabulary, torch.get_num_threads(), *map(kernels.address, (hidden, weight, targets)),
+        M, D, V, vocabulary, kernels.threads(), *map(kernels.address, (hidden, weight, targets)),
         None if slopes is None else kernels.address(slopes), kernels.address(logp),
         kernels.address(entropy) if entropies else None, *(map(kernels.address, grads) if grads else (None, None)),
     )  # fmt: skip
@@ -130,7 +130,7 @@ def _recur(inputs: Tensor | None, weight_GD: Tensor, begins_BT: Tensor, *others:
         raise TypeError(f"{begins_BT.dtype}: the beginnings of documents must be bool, on the processor")
     begins_BT = (begins_BT | (torch.arange(T) == 0)).contiguous()
     arguments = _Recurrence(
-        B, T, D, torch.get_num_threads(),
+        B, T, D, kernels.threads(),
         *(tensor if tensor is None else kernels.address(tensor) for tensor in (inputs, weight_GD, begins_BT, *others)),
     )  # fmt: skip
     kernels.float32_library().float32_recurrence(ctypes.byref(arguments))
@@ -191,7 +191,7 @@ def _experts(
         for i, end in enumerate(ends)
     ))  # fmt: skip
     arguments = _Experts(
-        M, D, F, len(ends), torch.get_num_threads(), ctypes.cast(expert_array, c_void_p),
+        M, D, F, len(ends), kernels.threads(), ctypes.cast(expert_array, c_void_p),
         *(tensor if tensor is None else kernels.address(tensor) for tensor in (x_MD, gates, out, grad_out, grad_x)),
     )  # fmt: skip
     kernels.float32_library().float32_experts(ctypes.byref(arguments))
@@ -232,7 +232,7 @@ def adamw(
         _check(*parts)
     for parts in per_weight:
         kernels.float32_library().float32_adamw(
-            *map(c_long, (parts[0].numel(), torch.get_num_threads())),
+            *map(c_long, (parts[0].numel(), kernels.threads())),
             *map(kernels.address, parts), *map(c_float, numbers),
         )  # fmt: skip
 

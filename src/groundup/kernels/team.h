@@ -73,14 +73,17 @@ class alignas(64) Place {  // a cache line each, as every chunk writes to its ow
     void begin_chunk() {  // by the thread itself, as the next
         static thread_local const Thread own;
         clock.store(own.clock, std::memory_order_relaxed), tid.store(own.tid, std::memory_order_relaxed);
-        core.store(sched_getcpu(), std::memory_order_release);
+        core.store(sched_getcpu(), std::memory_order_relaxed);
+        waited_for.store(true, std::memory_order_release);
     }
-    void end_chunk() { core.store(-1, std::memory_order_release); }
+    void end_chunk() { waited_for.store(false, std::memory_order_release); }
+    void wait_for() { waited_for.store(core >= 0, std::memory_order_release); }  // by another thread: for what it does elsewhere
 
-    // Gives this thread the caller's core, and the caller its, if it is within a chunk and does not run.
+    // Gives this thread the caller's core, and the caller its, if it is waited for and does not run.
     bool trade() {
-        const int theirs = core.load(std::memory_order_acquire), mine = sched_getcpu();
-        if (theirs < 0 || theirs == mine || runs() || core.load(std::memory_order_acquire) != theirs) return false;
+        if (!waited_for.load(std::memory_order_acquire)) return false;
+        const int theirs = core.load(std::memory_order_relaxed), mine = sched_getcpu();
+        if (theirs == mine || runs() || !waited_for.load(std::memory_order_acquire) || core != theirs) return false;
         cpu_set_t their_cores, my_cores;  // that each may use
         if (sched_getaffinity(tid, sizeof their_cores, &their_cores)) return false;
         if (sched_getaffinity(0, sizeof my_cores, &my_cores)) return false;
@@ -96,7 +99,8 @@ class alignas(64) Place {  // a cache line each, as every chunk writes to its ow
         clockid_t clock = 0;
         Thread() { pthread_getcpuclockid(pthread_self(), &clock); }
     };
-    std::atomic<int> core{-1};  // on which its chunk began; -1 outside of chunks
+    std::atomic<bool> waited_for{false};
+    std::atomic<int> core{-1};  // on which its last chunk began
     std::atomic<pid_t> tid{0};
     std::atomic<clockid_t> clock{0};  // its processor time
 
@@ -122,6 +126,7 @@ class alignas(64) Place {  // a cache line each, as every chunk writes to its ow
    public:
     void begin_chunk() {}
     void end_chunk() {}
+    void wait_for() {}
     bool trade() { return false; }
 #endif
 };
@@ -158,8 +163,14 @@ class Team {
         const auto finished = [&] { return phase_of(ticket) == end; };
 #ifdef _OPENMP
         begin_phase(0);
+        left = 0;
+        for (long id = 1; id < std::min(threads, MAX_TRADING); id++) places[id].wait_for();
 #pragma omp parallel num_threads(threads)
-        while (!finished()) run_or_wait(omp_get_thread_num(), [] { return true; }, finished);
+        {
+            const long id = omp_get_thread_num();
+            while (!finished()) run_or_wait(id, [] { return true; }, finished);
+            leave(id, omp_get_num_threads());
+        }
 #else
         start_threads();
         begin_phase(0);
@@ -176,7 +187,7 @@ class Team {
     alignas(64) std::atomic<uint64_t> ticket{0};
     alignas(64) std::atomic<uint64_t> chunks_done{0};
     alignas(64) std::atomic<long> team_size{1};
-    std::atomic<long> sleepers{0};
+    std::atomic<long> sleepers{0}, left{0};  // `left`: of OpenMP's threads, those that are done
     std::array<Place, MAX_TRADING> places;
     std::atomic_flag trading = ATOMIC_FLAG_INIT;
     long started = 1;
@@ -230,15 +241,29 @@ class Team {
             for (int spin = 0; spin < 16 && !has_chunk(ticket.load(std::memory_order_relaxed)); spin++) pause_spinning();
             if (finished()) return;
         } while (std::chrono::steady_clock::now() - start < SPIN_TIME);
-        if (!trading.test_and_set()) {
-            const long others = std::min<long>(team_size, MAX_TRADING);
-            for (long other = 0; other < others && (other == id || !places[other].trade()); other++) continue;
-            trading.clear();
-        }
+        trade_with_another(id);
         std::unique_lock<std::mutex> lock(sleep_mutex);
         sleepers++;
         wake.wait(lock, [&] { return finished() || (in_team() && has_chunk(ticket)); });
         sleepers--;
+    }
+
+    // OpenMP waits for all threads, also for one that has no core to find out on that nothing is left to do.
+    void leave(long id, long threads) {
+        if (id < MAX_TRADING) places[id].end_chunk();
+        const auto start = std::chrono::steady_clock::now();
+        left.fetch_add(1, std::memory_order_acq_rel);
+        while (left.load(std::memory_order_acquire) < threads) {
+            pause_spinning();
+            if (std::chrono::steady_clock::now() - start > SPIN_TIME) return trade_with_another(id);
+        }
+    }
+
+    void trade_with_another(long id) {
+        if (trading.test_and_set()) return;
+        const long others = std::min<long>(team_size, MAX_TRADING);
+        for (long other = 0; other < others && (other == id || !places[other].trade()); other++) continue;
+        trading.clear();
     }
 
     void worker_loop(long id) {

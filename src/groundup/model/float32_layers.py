@@ -99,7 +99,7 @@ class _Pass:
         rows, tokens, time = len(batch.starts) - 1, len(batch.ids), int(batch.starts.diff().max())
         D, F, C = config.hidden_size, config.intermediate_size, config.head_dim
         H, K, L = config.num_attention_heads, config.num_key_value_heads, config.num_hidden_layers
-        stride, threads = tokens | 1, torch.get_num_threads()
+        stride, threads = tokens | 1, kernels.threads()
         self.outputs = tokens if indices_M is None else len(indices_M)
         self.shape = _Shape(rows, tokens, time, D, H, K, C, F, threads, L, config.vocab_size, self.outputs, config.rms_norm_eps)
         sizes = [stride * size for size in (D, (H + 2 * K) * C, H * C, D, 2 * F)] + [-(-tokens * H // LINE) * LINE]

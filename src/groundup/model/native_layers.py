@@ -133,7 +133,7 @@ class _Pass:
         H, K = config.num_attention_heads, config.num_key_value_heads
         N, A, E = rows * time, H * C, (H + 2 * K) * C
         position_stride = time * C // 2 if len(positions) > 1 else 0
-        self.shape = _Shape(rows, time, D, H, K, C, F, torch.get_num_threads(), position_stride, config.rms_norm_eps)
+        self.shape = _Shape(rows, time, D, H, K, C, F, kernels.threads(), position_stride, config.rms_norm_eps)
         packed_sizes = [E * D, A * D, 2 * F * D, F * D] * 2
         spread = (-(-N // 128) | 1) * 128  # as in the C++
         # The last is in float32, which counts twice.

@@ -6,6 +6,7 @@ Continuing is the same training with other first weights: the learning rate warm
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -215,23 +216,24 @@ def train_rows(
     balanced = BalancedNextToken(dtype, balance, processes.world)
     objective = processes.spread(model, balanced if sparse else partial(next_token, dtype=dtype), device)
     observe = partial(_observe, model, objective, data.probe(batching.context_length, runtime.seed), batching, device, processes)
-    history = train(
-        model,
-        objective,
-        lambda step: stream.batches(step, batching.rows, batching.micro_rows, device, processes),
-        Optimizer(model, lrs, muon_decay=weight_decay, dtype=dtype, processes=processes, kernels=by_kernels),
-        lr_multiplier,
-        batching.steps,
-        runtime.training,
-        runtime.label,
-        tokens_per_step=batching.step_tokens,
-        seconds_at_peak=flops / batching.steps / peak / processes.world,
-        skip_spikes=True,
-        observe=observe if observations else None,
-        observe_every=max(1, batching.steps // max(1, observations)),
-        processes=processes,
-        compiled=compiles,
-    )
+    with kernels.only_in_kernels() if by_kernels and _is_dense(model) else nullcontext():
+        history = train(
+            model,
+            objective,
+            lambda step: stream.batches(step, batching.rows, batching.micro_rows, device, processes),
+            Optimizer(model, lrs, muon_decay=weight_decay, dtype=dtype, processes=processes, kernels=by_kernels),
+            lr_multiplier,
+            batching.steps,
+            runtime.training,
+            runtime.label,
+            tokens_per_step=batching.step_tokens,
+            seconds_at_peak=flops / batching.steps / peak / processes.world,
+            skip_spikes=True,
+            observe=observe if observations else None,
+            observe_every=max(1, batching.steps // max(1, observations)),
+            processes=processes,
+            compiled=compiles,
+        )
     log(_final_losses(history))
     results = {
         "parameters": counts,
@@ -249,10 +251,15 @@ def train_rows(
     return model, results
 
 
+def _is_dense(model: LanguageModel) -> bool:
+    """Whether kernels compute all of it but the embedding."""
+    return isinstance(model, Decoder) and not model.config.num_experts
+
+
 def _accelerate(model: LanguageModel, context_length: int, flops: float, runtime: Runtime) -> tuple[bool, bool]:
     """(trained by native kernels, compiled), where kernels are available and compiling pays; either way it is logged."""
     device, processes, log = runtime.device, runtime.processes, runtime.log
-    dense = isinstance(model, Decoder) and not getattr(model.config, "num_experts", 0)
+    dense = _is_dense(model)
     by_kernels = (
         processes.world == 1
         and device.torch_device.type == "cpu"
