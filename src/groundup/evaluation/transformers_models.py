@@ -13,8 +13,9 @@ import torch
 from groundup.core.device import choose
 from groundup.core.errors import UserError
 from groundup.evaluation.continuations import Scored, ScoringRequest
-from groundup.evaluation.evaluated_models import TokenModel, ids_before
+from groundup.evaluation.evaluated_models import TokenModel
 from groundup.generation.engine import room_in
+from groundup.tokenizer.hf_tokenizer import ids_before
 
 MAX_LOGITS = 1 << 27  # at once, half a gigabyte: rows x tokens x vocabulary
 DEFAULT_CONTEXT = 2048  # where the folder does not say: lm-eval's default too
