@@ -100,7 +100,7 @@ class Model:
         Sampling settings that are not given are the folder's (generation_config.json); temperature 0 takes the likeliest token.
         Raises UserError for a value out of range, and for a text that leaves no room in the context for an answer.
         """
-        ids = [self.tokenizer.begin_of_text, *self.tokenizer.encode(_text(text, "text"))]
+        ids = self.tokenizer.prompt(_text(text, "text"))
         ends = [self.tokenizer.end_of_text, *self.network.generation.ends]
         return self._generate(ids, ends, max_tokens, temperature, top_p, top_k, seed)
 

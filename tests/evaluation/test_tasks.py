@@ -76,6 +76,8 @@ def test_keys_that_count_from_1_are_refused(task, keys):
     assert len(str(error.value)) < 300
     assert load(task([*rows, GOOD | {"key": 0}])).refused.total() == 1  # from 0, and one is wrong
     if "A" not in keys:
+        with pytest.raises(UserError, match=r'count from 1.*write answer = "key \| int - 1"'):
+            load(task(rows, CHOICES.replace('"key"', '"key | int"')))
         found = load(task(rows, CHOICES.replace('"key"', '"key | int - 1"')))
         assert [one.answer for one in found.rows] == [int(key) - 1 for key in keys]
 
@@ -151,6 +153,28 @@ def test_what_is_joined_is_text_too(task, value):
     assert len(found.rows) == 1 and found.rows[0].prompt == "Q: which?\nA:" and "where a text is wanted" in str(found.refused)
 
 
+@pytest.mark.parametrize("key", [None, "2", 10**25, float("inf")])
+def test_a_row_that_an_expression_cannot_compute_is_counted(task, key):
+    found = load(task([GOOD, GOOD | {"key": key}, GOOD], CHOICES.replace('"key"', '"key - 1"')))
+    assert [example.number for example in found.rows] == [0, 2] and "row 2" in found.refused.first
+    with pytest.raises(UserError, match=r"no example for own: .*- between|beyond 2\^63"):
+        load(task([GOOD | {"key": key}], CHOICES.replace('"key"', '"key - 1"')))
+
+
+@pytest.mark.parametrize("template", ["{% for a in range(9999) %}{{ 'x' * 1000 }}{% endfor %}", "{{ q.replace('', 'x') * 9 }}"])
+def test_no_text_is_multiplied(task, template, within_a_minute):
+    with pytest.raises(UserError, match=r"no example for own: .*\* between str and int: 50"):
+        load(task([GOOD | {"q": "x" * 1000}] * 50, CHOICES.replace('"Q: {{ q }}\\nA:"', f'"""{template}"""')))
+
+
+@pytest.mark.parametrize("key", [None, "", "n/a", float("nan"), ["1"]])
+def test_what_is_no_number_is_no_key_of_the_first_choice(task, key):
+    """jinja's `int` makes 0 of it."""
+    found = load(task([GOOD, GOOD | {"key": key}], CHOICES.replace('"key"', '"key | int"')))
+    assert [example.number for example in found.rows] == [0] and "is no number" in str(found.refused)
+    assert load(task([GOOD | {"key": key}], CHOICES.replace('"key"', '"key | int(0)"'))).rows[0].answer == 0
+
+
 def test_a_listed_prompt_that_is_empty_for_some(task):
     """The conventions that need letters would have no figure for it."""
     text = CHOICES + 'listed = "{% if listed %}{{ q }}{% endif %}"\n'
@@ -205,9 +229,8 @@ def test_no_rows(task):
     "template",
     [
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-        "{% for a in range(9999) %}{{ 'x' * 1000 }}{% endfor %}",
+        "{% for a in range(9999) %}{{ q.replace('', 'xx') }}{% endfor %}",
         "{% set n = namespace(t='x') %}{% for a in range(90) %}{% set n.t = n.t ~ n.t %}{% endfor %}{{ n.t }}",
-        "{{ q.replace('', 'xxxxxxxxx') * 9 }}",
     ],
 )
 def test_a_template_that_loops_ends(task, template, within_a_minute):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from groundup.serving.loaded_models import ServedModel
 from groundup.tokenizer.chat import render
 from groundup.tokenizer.library import LibraryTokenizer
 from groundup.tokenizer.load import load
@@ -112,6 +113,16 @@ def test_the_parts_of_a_text_are_its_text(both):
         assert ours.decode(ids) == first + second and ours.decode_within(rest) == second
         decoder = StreamDecoder(ours, within=True)
         assert "".join([*map(decoder.push, rest), decoder.finish()]) == second
+
+
+@names
+def test_a_text_to_continue_begins_as_elsewhere(both, tmp_path):
+    """Qwen and GPT-2 put no token before it; a server's /v1/completions and /tokenize neither."""
+    ours, theirs, _ = both
+    for text in ("the cat", "  two\n", "🙂"):
+        assert ours.prompt(text) == theirs(text)["input_ids"]
+        assert ServedModel("served", tmp_path, ours, None).prompt_of_text(text) == ours.prompt(text)
+    assert ours.prompt("") in ([ours.begin_of_text], theirs("")["input_ids"])
 
 
 @pytest.mark.parametrize("name", [name for name, (*_, template) in MAKERS.items() if template])

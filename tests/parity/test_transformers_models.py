@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,9 @@ from groundup.evaluation.scoring import CONVENTIONS, records_of
 from groundup.evaluation.tasks import load, open_task
 from groundup.evaluation.transformers_models import _half_overlapping
 from groundup.model import likelihood, model_folder
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tokenizer"))
+from other_makers import publish
 
 transformers = pytest.importorskip("transformers", reason="needs the `test` extra")
 CLOSE = 1e-4
@@ -85,6 +90,19 @@ def test_a_folder_that_both_read(place, task):
     texts = ["the path", "it returns the path of the file " * 9]
     for windows in ("half", "disjoint"):
         assert ours.texts(texts, windows, 4) == pytest.approx(theirs.texts(texts, windows, 4), abs=1e-3)
+
+
+def test_an_answer_that_is_encoded_apart_gets_no_space(tmp_path):
+    """A token spans the border of the two, so they are encoded apart; Mistral's tokenizer puts a space before a text."""
+    path = publish(tmp_path, "mistral")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **sizes)
+    transformers.LlamaForCausalLM(config).save_pretrained(path)
+    pairs = [("12345", "678"), ("the", " cat"), ("", "678")]
+    ours, theirs = (open_model(f"{prefix}{path}").continuations(pairs, 2) for prefix in ("", "hf:"))
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.tokens == other.tokens and one.nats == pytest.approx(other.nats, abs=CLOSE)
 
 
 @pytest.mark.parametrize("length", [1, 2, 8, 9, 10, 13, 30])

@@ -1,5 +1,7 @@
 """What a GGUF of a model holds, read by gguf's own reader; llama.cpp itself reads it in benchmarks/serving_gguf.py."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,10 @@ from groundup.core.errors import UserError
 from groundup.model import model_folder as folders
 from groundup.model.model_folder import load_decoder
 from groundup.serving.gguf_file import export
+from groundup.tokenizer.bpe import SPECIAL_TOKENS
+from groundup.tokenizer.tokenizer import Tokenizer
+
+FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +78,25 @@ def test_more_rows_than_tokens_are_unused(toy_decoder, toy_tokenizer, tmp_path):
     reader = gguf.GGUFReader(tmp_path / "wide.gguf")
     assert value(reader, "tokenizer.ggml.token_type")[-5:] == [5] * 5
     assert "output.weight" not in {tensor.name for tensor in reader.tensors}
+
+
+def test_a_published_folder_has_its_own_template_end_and_tokens_that_are_text(toy_decoder, toy_tokenizer, tmp_path):
+    """As Qwen3's: the template is in tokenizer_config.json, and <think> is no special token."""
+    tokenizer = Tokenizer.from_merges(toy_tokenizer.merges, special=[*SPECIAL_TOKENS, "<think>", "<|fim|>"])
+    folders.save(tmp_path / "model", toy_decoder(vocab_size=tokenizer.size), tokenizer, chat=True)
+    (tmp_path / "model" / "chat_template.jinja").unlink()
+    description, settings = (json.loads((tmp_path / "model" / name).read_text()) for name in FILES)
+    for token in description["added_tokens"]:
+        token["special"] = token["content"] not in ("<think>", "<|fim|>")
+    settings |= {"chat_template": "{{ messages[0].content }}<|im_end|>", "eos_token": {"content": "<|endoftext|>"}}
+    for name, content in zip(FILES, (description, settings), strict=True):
+        (tmp_path / "model" / name).write_text(json.dumps(content))
+    export(tmp_path / "model", tmp_path / "model.gguf", "f32")
+    reader = gguf.GGUFReader(tmp_path / "model.gguf")
+    assert value(reader, "tokenizer.chat_template") == settings["chat_template"]
+    assert value(reader, "tokenizer.ggml.eos_token_id") == tokenizer.end_of_text
+    kinds = value(reader, "tokenizer.ggml.token_type")
+    assert [kinds[tokenizer.special_tokens[name]] for name in ("<think>", "<|fim|>", "<|im_end|>")] == [4, 3, 3]
 
 
 @pytest.mark.parametrize(("change", "said"), [

@@ -72,3 +72,14 @@ def test_what_is_said_of_too_many(change, said):
     with pytest.raises(RequestError, match=said) as caught:
         read(CompletionRequest, json.dumps({"model": "base", "prompt": "a"} | change).encode())
     assert len(str(caught.value)) <= 300
+
+
+def test_a_field_that_is_null_is_as_if_it_were_not_there():
+    nothing = {"parallel_tool_calls": None, "service_tier": None, "function_call": None, "response_format": None, "n": None}
+    options = {"stream": True, "stream_options": {"include_usage": None}}
+    body = {"model": "base", "messages": [{"role": "user", "content": "a"}], **nothing, **options}
+    assert read(ChatRequest, json.dumps(body).encode()).n is None
+    with pytest.raises(RequestError, match="prompt = None"):
+        read(CompletionRequest, b'{"model": "base", "prompt": null}')
+    with pytest.raises(RequestError, match="unknown field 'service_tier'"):
+        read(ChatRequest, json.dumps(body | {"service_tier": "auto"}).encode())

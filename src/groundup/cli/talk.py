@@ -70,7 +70,7 @@ def _prompt(
     def ids(messages: Messages) -> list[int]:
         if converses:
             return render(tokenizer, messages, add_generation_prompt=True)[0]
-        return [tokenizer.begin_of_text, *tokenizer.encode(messages[-1]["content"])]
+        return tokenizer.prompt(messages[-1]["content"])
 
     limit, removed = room(model, max_tokens), 0
     if len(last := ids(messages[-1:])) > limit:

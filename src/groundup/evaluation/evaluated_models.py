@@ -205,9 +205,3 @@ def stop_token_ids(tokenizer: AnyTokenizer, ends: Collection[int], until: tuple[
         stop_bytes = text.encode()
         stop_tokens |= {token for token in range(tokenizer.size) if stop_bytes in tokenizer.token_bytes(token)}
     return sorted(stop_tokens)
-
-
-def ids_before(plain: list[int], with_special: list[int]) -> list[int]:
-    """The special tokens that stand before a text: `plain` are its ids without special tokens, `with_special` with them."""
-    starts = [index for index in range(len(with_special)) if with_special[index : index + len(plain)] == plain]
-    return with_special[: starts[0]] if starts else []

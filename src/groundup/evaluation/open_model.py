@@ -10,13 +10,14 @@ from groundup.core.device import choose
 from groundup.core.errors import UserError
 from groundup.core.files import digest
 from groundup.core.seals import MANIFEST
-from groundup.evaluation.evaluated_models import EvaluatedModel, FolderModel, ids_before
+from groundup.evaluation.evaluated_models import EvaluatedModel, FolderModel
 from groundup.evaluation.ngram_model import NGRAM, NgramModel, key_of
 from groundup.evaluation.served_models import RemoteModel
 from groundup.evaluation.tasks import Task
 from groundup.evaluation.transformers_models import open_by_transformers
 from groundup.generation.open_folder import model_folder
 from groundup.model.model_folder import load_decoder
+from groundup.tokenizer.hf_tokenizer import ids_before
 from groundup.tokenizer.load import load as load_tokenizer
 
 TRANSFORMERS, ADDRESSES = "hf:", ("http://", "https://")

@@ -1,5 +1,6 @@
 """A task's templates on a row: its prompt, answers and group, without description and few-shot examples."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from groundup.evaluation.config import TaskFile
 from groundup.evaluation.templates import Template
 
 MAX_CHARACTERS = 1 << 20  # characters of an example: no benchmark has longer ones, and it would be encoded once a choice
+THROUGH_INT = re.compile(r"\s*\|\s*int\Z")
 EXPRESSIONS = ("choices", "answer", "alternatives", "exists")
 
 
@@ -62,8 +64,10 @@ class RowTemplates:
         return EXAMPLE_KINDS[self.settings.kind](self, row)
 
     def numeric_keys(self, rows: Iterable[tuple[Path, int, dict[str, Any]]]) -> Iterator[tuple[int, int, str]]:
-        """Of each row whose answer is a column with a number: that number, how many choices the row has, and the row's name."""
-        column = self.settings.answer.strip()
+        """Of each row whose answer is a column with a number, alone or through `int`: that number, how many choices the row has,
+        and the row's name.
+        """
+        column = THROUGH_INT.sub("", self.settings.answer.strip())
         for path, row_index, row in rows:
             if (number := answer_keys.position(row.get(column))) is None:
                 continue

@@ -5,6 +5,7 @@ tokenizes, so a token that spans the border of context and answer counts as the 
 probability, so a text without a context is scored after a line break.
 """
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -87,18 +88,23 @@ class RemoteModel(OpenAIAddress):
             raise UserError(f"{self.address}: logprobs of different lengths for one answer")
         if not all(map(_is_finite, offsets)):
             raise UserError(f"{self.address}: a text_offset that is no number")
-        prompt, start, end = context + continuation, len(context), len(context) + len(continuation)
-        if offsets == _offsets(tokens) and not "".join(map(str, tokens)).startswith(prompt):
+        # White space at a context's end belongs to the continuation, as for other models.
+        prompt, start, end = context + continuation, len(context.rstrip()) or len(context), len(context) + len(continuation)
+        by_tokens = offsets == _offsets(tokens)
+        if by_tokens and not "".join(map(str, tokens)).startswith(prompt):
             if (realigned := _realigned_offsets(tokens, prompt)) is not None:
                 offsets = realigned
-            elif tokens and str(choice.get("text")).startswith(prompt):
+            elif tokens and _normalised(str(choice.get("text"))).startswith(_normalised(prompt)):
                 return BadRow("the server's tokens do not spell the prompt")
             else:
                 raise UserError(f"{self.address}: the prompt is not echoed; the server must support `echo` with `logprobs`")
         ends = [*offsets[1:], end]
-        scored = [index for index in range(len(tokens)) if ends[index] > start and offsets[index] < end]
+        # Tokens that are parts of one character all have its offset, so all but the last seem to end where it begins.
+        scored = [index for index in range(len(tokens)) if offsets[index] < end and max(offsets[index] + 1, ends[index]) > start]
         if not scored or offsets[0] > start or ends[scored[-1]] < end:
             raise UserError(f"{self.address}: the prompt is not echoed; the server must support `echo` with `logprobs`")
+        if not by_tokens and not str(choice.get("text")).startswith(prompt):  # offsets are of another text, as a normalised one
+            return BadRow("the server's tokens do not spell the prompt")
         if not all(_is_finite(nats[index]) and _all_finite(tops[index]) for index in scored):
             raise UserError(f"{self.address}: a token of the prompt without its probability, as where `echo` is ignored")
         best_nats = [max(tops[index].values()) for index in scored]
@@ -114,6 +120,11 @@ def _offsets(tokens: Sequence[Any]) -> list[int]:
         offsets.append(end)
         end += len(str(token))
     return offsets
+
+
+def _normalised(text: str) -> str:
+    """As tokenizers may change a text: composed letters, other white space."""
+    return "".join(unicodedata.normalize("NFKC", text).split())
 
 
 def _objects(values: Any) -> list[dict[str, Any]]:

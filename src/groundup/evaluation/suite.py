@@ -151,7 +151,7 @@ def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[
 def samples(model: Decoder, tokenizer: Tokenizer, seed: int) -> list[dict[str, str]]:
     """What the model writes after a few prompts, of those that leave room in its context."""
     sampling = Sampling(64, temperature=0.8, top_p=0.9)
-    prompts = {text: [tokenizer.begin_of_text, *tokenizer.encode(text)] for text in SAMPLE_PROMPTS}
+    prompts = {text: tokenizer.prompt(text) for text in SAMPLE_PROMPTS}
     max_prompt = room(model, sampling.max_tokens)
     prompts = {text: ids for text, ids in prompts.items() if len(ids) <= max_prompt}
     written = generate(model, [*prompts.values()], [tokenizer.end_of_text, *model.generation.ends], sampling, seed)

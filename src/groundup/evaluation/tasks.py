@@ -26,7 +26,7 @@ from groundup.evaluation.answer_keys import LETTERS
 from groundup.evaluation.config import FewShot, TaskFile
 from groundup.evaluation.example_files import rows_of
 from groundup.evaluation.hallucination import docstring_rows
-from groundup.evaluation.row_templates import BareExample, RowTemplates, bounded
+from groundup.evaluation.row_templates import THROUGH_INT, BareExample, RowTemplates, bounded
 
 SHIPPED = Path(__file__).with_name("tasks")
 MAX_FILE_BYTES = 1 << 16  # of a task file
@@ -214,7 +214,7 @@ def begin(task: Task, limit: int | None = None) -> Examples:
     count = len(rows) if limit is None else min(limit, len(rows))
     selected = [(index * len(rows) // count, *rows[index * len(rows) // count]) for index in range(count)]
     if task.settings.kind in ("choices", "pairs"):
-        advice = f'write answer = "{task.settings.answer[:60]} | int - 1"'
+        advice = f'write answer = "{THROUGH_INT.sub("", task.settings.answer.strip())[:60]} | int - 1"'
         answer_keys.require_from_zero(templates.numeric_keys(rows), str(task.paths[0]), advice)
     if few_shot:
         few_shot.require_enough(row for _, _, _, row in selected)

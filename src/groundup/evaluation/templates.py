@@ -1,6 +1,7 @@
 """Templates of task files: jinja as lm-eval renders it, in the sandbox and bounds of chat templates."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jinja2
@@ -30,6 +31,7 @@ class Template:
         filters |= {
             "unbracketed": unbracketed, "_printed": lambda value: printed(_require_text(value)),
             "_joined": lambda parts: joined([*map(_require_text, parts)]),
+            "int": partial(_number, filters["int"]), "float": partial(_number, filters["float"]),
         }  # fmt: skip
         self._size = len(source)
         if expression and source.strip().startswith("{{") and source.strip().endswith("}}"):
@@ -81,6 +83,14 @@ def _require_text(value: Any) -> Any:
     if value is None or isinstance(value, list | tuple | dict):
         raise TypeError(f"{'nothing' if value is None else type(value).__name__} where a text is wanted")
     return value
+
+
+def _number(converted: Callable[..., Any], value: Any, default: Any = None, **options: Any) -> Any:
+    """jinja's `int` or `float`. Without a default it refuses what is no number: jinja makes 0 of it, the first choice's index."""
+    number = converted(value, default, **options)
+    if number is None:
+        raise ValueError(f"{type(value).__name__} that is no number")
+    return number
 
 
 def unbracketed(text: str) -> str:

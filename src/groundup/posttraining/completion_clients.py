@@ -128,7 +128,7 @@ class FolderClient:
         if self.chat:
             prompt = render(tokenizer, [{"role": "user", "content": request.prompt}], add_generation_prompt=True)[0]
         else:
-            prompt = [tokenizer.begin_of_text, *tokenizer.encode(request.prompt)]
+            prompt = tokenizer.prompt(request.prompt)
         room = self.scheduler.length - len(prompt)
         if room < 1:
             return Completion(f"the prompt has {len(prompt):,} tokens, the model's context {self.scheduler.length:,}", REFUSED)

@@ -91,7 +91,7 @@ def _generated(
 def plain_prompt(tokenizer: Tokenizer, asked: Question) -> list[int]:
     """Ids of "Question: ... Answer:"; of several messages each as a line "user: ..." before the last "assistant:"."""
     text = f"Question: {asked}\nAnswer:" if isinstance(asked, str) else f"{question_text(asked)}\nassistant:"
-    return [tokenizer.begin_of_text, *tokenizer.encode(text)]
+    return tokenizer.prompt(text)
 
 
 def answer_bits_per_byte(

@@ -51,6 +51,7 @@ class Choice:
         self.text: list[str] = []  # not delivered yet
         self.tokens: list[TokenAtOffset] = []
         self.characters = 0  # of all tokens so far
+        self.unseen = b""  # bytes of the last tokens, which have brought no text yet
         self.stopped = False
         self.prompt_tokens = len(prompt)
         self.request = Request(
@@ -65,13 +66,17 @@ class Choice:
         for token in tokens:
             self._add(token, self.echo_decoder.push(token.id))
         if len(self.tokens) == self.prompt_tokens:
-            self.characters += len(self.echo_decoder.finish())
+            self.characters, self.unseen = self.characters + len(self.echo_decoder.finish()), b""
 
     def _add(self, token: Token, text: str) -> None:
         """Count the text that came with a token, which may be that of bytes before it too."""
         if self.logprobs is not None:
             token_string = token_text(self.tokenizer, token.id)
             before = len(text) - len(token_string) if text.endswith(token_string) else 0
+            if not text:  # SentencePiece's tokens of single bytes bring theirs all at once, after the last of them
+                before = len(self.unseen.decode("utf-8", "ignore"))
+            # Spaces that bring no text are those that the tokenizer put before it.
+            self.unseen = b"" if text else self.unseen + self.tokenizer.token_bytes(token.id).strip(b" ")
             self.tokens.append(TokenAtOffset(token, self.characters + before))
         self.characters += len(text)
 

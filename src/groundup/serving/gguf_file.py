@@ -18,6 +18,7 @@ from groundup.core.files import read_object, replacing
 from groundup.generation.open_folder import model_folder
 from groundup.model.decoder import Decoder, DecoderConfig
 from groundup.model.model_folder import load_decoder
+from groundup.tokenizer import tokenizer_files
 from groundup.tokenizer.load import of_model
 from groundup.tokenizer.tokenizer import Tokenizer, to_characters
 
@@ -28,7 +29,7 @@ TYPES = ("f32", "f16", "bf16", "q8_0")
 FAMILIES = {"qwen3": "QWEN3", "qwen2": "QWEN2", "llama": "LLAMA"}  # by model_type, gguf's name
 # llama.cpp knows pre-tokenization patterns by name.
 PATTERNS = {"qwen2": "qwen2", "threes": "llama-bpe"}
-ORDINARY, CONTROL, UNUSED = 1, 3, 5  # kinds of tokens
+ORDINARY, CONTROL, TEXT, UNUSED = 1, 3, 4, 5  # kinds of tokens; TEXT, user-defined, is found in texts and printed
 GENERATION_TAGS = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")  # which only training needs
 
 
@@ -107,7 +108,12 @@ def _write_tokens(writer: "gguf.GGUFWriter", config: DecoderConfig, tokenizer: T
     ordinary = [to_characters(tokenizer.token_bytes(number)) for number in range(tokenizer.size) if number not in special]
     names = iter(ordinary)
     tokens = [special[number] if number in special else next(names) for number in range(tokenizer.size)]
-    kinds = [CONTROL if number in special else ORDINARY for number in range(tokenizer.size)]
+    files = tokenizer_files.read(folder)
+    # As llama.cpp's converter: it would not print a control token, such as <think>, which its folder calls text.
+    text = {name for name in tokenizer_files.textual(files) if not (name.startswith("<|") and name.endswith("|>"))}
+    kinds = [
+        ORDINARY if number not in special else TEXT if special[number] in text else CONTROL for number in range(tokenizer.size)
+    ]
     for number in range(tokenizer.size, config.vocab_size):  # llama.cpp counts rows by tokens
         tokens.append(f"[UNUSED{number}]")
         kinds.append(UNUSED)
@@ -116,8 +122,7 @@ def _write_tokens(writer: "gguf.GGUFWriter", config: DecoderConfig, tokenizer: T
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
     writer.add_token_merges([f"{to_characters(left)} {to_characters(right)}" for left, right in tokenizer.merges])
-    settings = read_object(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
-    chats = settings.get("eos_token") not in (None, special.get(tokenizer.end_of_text))
+    chats = files.named.get("eos_token") not in (None, special.get(tokenizer.end_of_text))
     writer.add_bos_token_id(tokenizer.begin_of_text)
     writer.add_eos_token_id(tokenizer.message_end if chats else tokenizer.end_of_text)
     if chats:
@@ -125,9 +130,8 @@ def _write_tokens(writer: "gguf.GGUFWriter", config: DecoderConfig, tokenizer: T
     writer.add_pad_token_id(tokenizer.pad)
     writer.add_add_bos_token(_begins_with_bos(folder, tokenizer))
     writer.add_add_eos_token(False)
-    template = folder / "chat_template.jinja"
-    if template.is_file():
-        writer.add_chat_template(GENERATION_TAGS.sub("", template.read_text(encoding="utf-8")))
+    if files.template is not None:
+        writer.add_chat_template(GENERATION_TAGS.sub("", files.template))
 
 
 def _begins_with_bos(folder: Path, tokenizer: Tokenizer) -> bool:

@@ -61,8 +61,7 @@ class ServedModel:
         return self.tokenizer.message_end in self.generation_defaults.ends
 
     def prompt_of_text(self, text: str) -> list[int]:
-        """A document that begins with `text`."""
-        return [self.tokenizer.begin_of_text, *self.tokenizer.encode(text)]
+        return self.tokenizer.prompt(text)
 
     def prompt_of_messages(self, messages: Sequence[dict[str, Any]], generation_prompt: bool = True) -> list[int]:
         """`developer`, as newer clients of OpenAI call the system, is read as system.

@@ -1,6 +1,6 @@
 """What clients may send, in the words of OpenAI's API and, for sampling beyond it, of vLLM's.
 
-A field that is not named here is refused by name. A field that is named is honoured, or its value is refused.
+A field that is not named here is refused by name, unless it is null. A field that is named is honoured, or its value is refused.
 """
 
 import difflib
@@ -48,9 +48,13 @@ class Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _limit_fields(cls, content: Any) -> Any:
-        if isinstance(content, dict) and len(content) > MOST_FIELDS:
+        if not isinstance(content, dict):
+            return content
+        if len(content) > MOST_FIELDS:
             raise ValueError(f"fields: {len(content):,} are more than there are")
-        return content
+        # Many clients send null for every field that is not set: it is as if it were not there.
+        required = {name for name, field in cls.model_fields.items() if field.is_required()}
+        return {name: value for name, value in content.items() if value is not None or name in required}
 
 
 def _limit_biases(given: Any) -> Any:

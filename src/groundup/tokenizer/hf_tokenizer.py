@@ -51,6 +51,19 @@ def character_bytes(name: str) -> bytes | None:
     return bytes(_BYTE_OF[character] for character in name) if all(character in _BYTE_OF for character in name) else None
 
 
+def opening_of(backend: tokenizers.Tokenizer, path: Path) -> list[int]:
+    """Ids that a tokenizer puts before every text with `add_special_tokens`; maybe none."""
+    with refusing(path, "cannot encode a text"):
+        plain, with_special = (backend.encode("a", add_special_tokens=special).ids for special in (False, True))
+    return ids_before(plain, with_special)
+
+
+def ids_before(plain: list[int], with_special: list[int]) -> list[int]:
+    """The special tokens that stand before a text: `plain` are its ids without special tokens, `with_special` with them."""
+    starts = [index for index in range(len(with_special)) if with_special[index : index + len(plain)] == plain]
+    return with_special[: starts[0]] if starts and plain else []
+
+
 class HFTokenizer:
     """`names` (id -> token as the file writes it), `added` (ids that no training made), `size` (largest id + 1).
 

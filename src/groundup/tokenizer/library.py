@@ -20,7 +20,7 @@ from groundup.core.seals import checked
 from groundup.core.text import well_formed
 from groundup.tokenizer import tokenizer_files
 from groundup.tokenizer.bpe import NO_TOKEN
-from groundup.tokenizer.hf_tokenizer import META_SPACE, backend_of, character_bytes, refusing
+from groundup.tokenizer.hf_tokenizer import META_SPACE, backend_of, character_bytes, opening_of, refusing
 from groundup.tokenizer.library_rules import rules_of, within
 from groundup.tokenizer.template import Before
 from groundup.tokenizer.tokenizer import Tokenizer
@@ -116,11 +116,7 @@ class LibraryTokenizer(Tokenizer):
         self.pad = named.get("pad_token", named.get("unk_token", other))
 
     def opening(self) -> list[int]:
-        """Ids that the tokenizer puts before every text with `add_special_tokens`; maybe none."""
-        with refusing(self._path, "cannot encode a text"):
-            plain, with_special = (self._backend.encode("a", add_special_tokens=special).ids for special in (False, True))
-        starts = [start for start in range(len(with_special)) if with_special[start : start + len(plain)] == plain]
-        return with_special[: starts[0]] if starts and plain else []
+        return opening_of(self._backend, self._path)
 
     def _find_special(self, text: str) -> list[tuple[int, int, int]]:
         """(start, end, id) of the special tokens in a rendered conversation, with the white space that some of them include."""

@@ -318,10 +318,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if operator == "+" and not numbers:
             self.make(len(left) + len(right))
         elif not numbers or operator == "**":
-            raise UserError(f"{operator} between {type(left).__name__} and {type(right).__name__}")
+            # No UserError, which ends a task's evaluation: one row among good ones may lack its number.
+            raise TypeError(f"{operator} between {type(left).__name__} and {type(right).__name__}")
         result = super().call_binop(context, operator, left, right)
         if numbers and abs(result) > LARGEST:
-            raise UserError("a number beyond 2^63")
+            raise OverflowError("a number beyond 2^63")
         return result
 
     def _counted(self, values: Iterable[Any]) -> list[Any]:

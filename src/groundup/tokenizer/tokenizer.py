@@ -5,6 +5,7 @@ tiktoken, built from the same merges. Ids: 256 bytes, the merges in order, then 
 Text is never a special token: "<|im_end|>" in a document is ten ordinary characters, whoever wrote it.
 """
 
+import json
 import unicodedata
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -52,6 +53,7 @@ class Tokenizer(ByteTokens):
         """`composed`: text is normalised to Unicode's form NFC before it is cut, as for Qwen's tokenizer."""
         super().__init__(tokens, special)
         self.merges, self.pattern, self.composed = list(merges), pattern, composed
+        self._opening: list[int] | None = None  # of a foreign folder, once it is asked for
         # It knows no special token, so none can come out of text. Ids serve as ranks: they grow in the order of merges.
         self._encoding = tiktoken.Encoding("groundup", pat_str=pattern.regex, mergeable_ranks=tokens, special_tokens={})
 
@@ -111,6 +113,21 @@ class Tokenizer(ByteTokens):
         if self.composed:
             text = unicodedata.normalize("NFC", text)
         return [token for part in self._parts(text) for token in self._encode_part(part)]
+
+    def prompt(self, text: str) -> list[int]:
+        """Ids of a text to continue: after the token that other tools put before it, if any. At least one token."""
+        return [*self.opening(), *self.encode(text)] or [self.begin_of_text]
+
+    def opening(self) -> list[int]:
+        """Ids that other tools put before every text: of a foreign folder as its tokenizer.json says, maybe none."""
+        if not self.foreign_files:
+            return [self.begin_of_text]
+        if self._opening is None:
+            from groundup.tokenizer.hf_tokenizer import backend_of, opening_of
+
+            path = Path("tokenizer.json")
+            self._opening = opening_of(backend_of(json.loads(self.foreign_files[path.name].lstrip("\ufeff")), path), path)
+        return self._opening
 
     def encode_batch(self, texts: Iterable[str], threads: int = 1) -> list[np.ndarray]:
         """Ids of each text (int32), as `encode` gives them, in the order of the texts."""
