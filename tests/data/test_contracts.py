@@ -132,6 +132,18 @@ def test_the_context_of_dolly_is_part_of_the_question():
     assert conversation_of({**row, "context": ""}).messages[0].content == "What is it?"
 
 
+@pytest.mark.parametrize("asked", ["prompt", "question", "query"])
+@pytest.mark.parametrize("answered", ["completion", "response", "answer"])
+def test_a_question_and_its_answer_by_the_names_of_columns_that_people_give_them(asked, answered):
+    row = {"id": 1, asked: "What is it?", answered: "A file.", "system": "Be brief."}
+    assert [message.content for message in conversation_of(row).messages] == ["Be brief.", "What is it?", "A file."]
+    assert prompt_of({asked: "What is it?"}) == messages(ASKED)
+    pair = preference_of({asked: "What is it?", "chosen": "A file.", "rejected": "No."})
+    assert pair.prompt == messages(ASKED) and pair.chosen.content == "A file."
+    with pytest.raises(BadRow, match="messages must be a list or text, not int"):  # the number of a choice
+        conversation_of({**row, answered: 2})
+
+
 @pytest.mark.parametrize("label", [False, 0, 0.0, "False", "false", "0"])
 def test_an_answer_that_was_found_bad_is_not_learned_however_it_is_written(label):
     with pytest.raises(BadRow, match="found bad"):

@@ -209,6 +209,11 @@ def test_empty_cells_of_a_table_are_no_columns(tmp_path):
     assert len(read_conversations([tmp_path / "both.csv"]).rows) == len(read_prompts([tmp_path / "both.csv"]).rows) == 1
     assert convert([tmp_path / "both.csv"], tmp_path / "both.jsonl")["what"] == "conversations"
     assert prompt_of({"messages": [], "prompt": "hi"})[0].content == "hi"
+    row = {"messages": "", "prompt": "", "question": "hi", "completion": " ", "answer": "hello"}
+    assert [message.content for message in conversation_of(row).messages] == ["hi", "hello"]
+    assert [message.content for message in preference_of({**row, "chosen": "a", "rejected": "b"}).prompt] == ["hi"]
+    transcript = "\n\nHuman: hi\n\nAssistant: "
+    assert preference_of({"question": "", "chosen": f"{transcript}a", "rejected": f"{transcript}b"}).prompt[0].content == "hi"
 
 
 @pytest.mark.parametrize("empty", ["", " ", None])

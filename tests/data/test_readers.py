@@ -8,6 +8,7 @@ import lzma
 import os
 
 import pyarrow as pa
+import pyarrow.orc as orc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -332,6 +333,14 @@ def test_a_long_text_without_headings_is_cut_at_blank_lines_whatever_it_is_wrapp
     found = texts(tmp_path / "a.txt")
     assert "".join(found) == text and all(part.startswith("Paragraph") for part in found)
     assert texts(tmp_path / "b.txt.gz") == found
+
+
+@pytest.mark.parametrize("columns", [{"text": ["a word " * 40]}, {"id": list(range(9)), "text": ["ü"] * 9}], ids=",".join)
+def test_an_orc_file_is_no_text_whatever_its_first_column_is(tmp_path, columns):
+    """Uncompressed, most of it is text: it was read as one, with success."""
+    orc.write_table(pa.table(columns), tmp_path / "part-0000")
+    with pytest.raises(UserError, match="an Avro or ORC file: save it as Parquet"):
+        kind_of(tmp_path / "part-0000")
 
 
 def test_names_and_contents_that_disagree(tmp_path):

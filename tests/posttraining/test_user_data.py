@@ -201,5 +201,5 @@ def test_a_row_that_the_template_refuses_ends_no_check(tmp_path, toy_tokenizer):
         if more:
             preflight.sft_answers_fit(given, {"tokenizer": tmp_path / "tokenizer"})
         else:
-            with pytest.raises(UserError, match=r"refused: .*no system here"):
+            with pytest.raises(UserError, match=r"none of 1 held_out questions can be used: .*no system here"):
                 preflight.sft_answers_fit(given, {"tokenizer": tmp_path / "tokenizer"})

@@ -1,7 +1,8 @@
 """Conversations that people bring, in the formats of TRL, OpenAI, Alpaca, ShareGPT and OASST, told apart by their columns.
 
     messages                       TRL, and OpenAI's chat fine-tuning: role and content, a `weight` of 0 or 1 for each
-    prompt, completion             TRL: texts or messages; only the completion is learned, and rows with a false `label` are bad
+    prompt, completion             TRL: texts or messages; only the completion is learned, and rows with a false `label` are bad.
+                                   Also `question` or `query` for the one, `response` or `answer` for the other
     instruction, output            Alpaca; also `input`, `history`; Dolly's `context` and `response` for `input` and `output`
     conversations                  ShareGPT: from and value
     prompt, with text and replies  OASST: a tree; the best ranked reply to each message is used
@@ -18,7 +19,9 @@ from groundup.data.messages import BadRow, Message, checked, from_json, read_lis
 # Values of `label`, also as CSV and columns with nulls give them.
 GOOD_LABELS, BAD_LABELS = ("none", "", "true", "1", "1.0"), ("false", "0", "0.0")
 PLACEHOLDERS = ("<noinput>", "<nooutput>")  # in Alpaca's first file, in a few of its 52,000 rows
-KNOWN_COLUMNS = "messages; prompt, completion; instruction, output; conversations; prompt with replies"
+# In order of precedence; the first of each are TRL's.
+QUESTIONS, ANSWERS = ("prompt", "question", "query"), ("completion", "response", "answer")
+KNOWN_COLUMNS = "messages; prompt, completion; question, answer; instruction, output; conversations; prompt with replies"
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,17 @@ def format_by(columns: set[str], row: Mapping[str, Any]) -> str:
         return "TRL prompt and completion"
     if isinstance(row.get("prompt"), dict) and "replies" in row["prompt"]:
         return "OASST tree"
-    return "Alpaca" if "instruction" in columns and columns & {"output", "response"} else ""
+    if "instruction" in columns and columns & {"output", "response"}:
+        return "Alpaca"
+    return "question and answer" if columns & {*QUESTIONS} and columns & {*ANSWERS} else ""
+
+
+def named(row: Mapping[str, Any], names: tuple[str, ...]) -> str:
+    """The first of the columns that the row has, "" for none; of nulls none counts, and empty ones count as in `format_of`."""
+    for columns in (filled_columns(row), given_columns(row)):
+        if name := next((name for name in names if name in columns), ""):
+            return name
+    return ""
 
 
 def conversation_of(row: Mapping[str, Any]) -> Conversation:
@@ -89,14 +102,14 @@ def conversation_of(row: Mapping[str, Any]) -> Conversation:
         messages = read_list(row["messages"])
     elif row_format == "ShareGPT":
         messages = read_list(row["conversations"])
-    elif row_format == "TRL prompt and completion":
+    elif row_format in ("TRL prompt and completion", "question and answer"):
         label = str(row.get("label")).strip().lower()  # TRL's unpaired preference
         if label in BAD_LABELS:
             raise BadRow("an answer that was found bad (label false)")
         if label not in GOOD_LABELS:
             hint = f"label {label[:40]!r}, where TRL's rows say whether an answer is good; leave the column out if it is another"
             raise BadRow("label that is neither true nor false", hint)
-        prompt, completion = read_prompt(row["prompt"]), read_messages(row["completion"], "assistant")
+        prompt, completion = read_prompt(row[named(row, QUESTIONS)]), read_messages(row[named(row, ANSWERS)], "assistant")
         messages = tuple(replace(message, trained=False) for message in prompt) + completion
     elif row_format == "OASST tree":
         messages = best_of_tree(row["prompt"])

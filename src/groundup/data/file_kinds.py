@@ -43,7 +43,8 @@ MAGIC = (  # bytes that no text begins with, and what to do
     (rb"SQLite format 3\0", "an SQLite database: export the table as CSV"),
     # Of streams, as `save_to_disk` of Hugging Face's datasets writes, a mark, the schema's length, and where that begins.
     (rb"ARROW1\0|FEA1|\xff{4}..[\0-\x7f]\0\x10\0\0\0", "an Arrow file (datasets, Feather): save it as Parquet"),
-    (rb"Obj\x01|ORC[\x00-\x08]", "an Avro or ORC file: save it as Parquet"),
+    # ORC's first stream follows its name: what it begins with depends on the columns.
+    (rb"Obj\x01|ORC.{0,20}?[\x00-\x08]", "an Avro or ORC file: save it as Parquet"),
     # Those of Blink and Firefox begin with a line From.
     (rb"(?:[\w-]{1,40}:[^\n]{0,999}\n(?:[ \t][^\n]{0,999}\n){0,9}){0,9}(?i:content-type:\s*multipart/related)",
      "a page saved as MHTML, or a mail: save the page as HTML"),

@@ -1,6 +1,6 @@
 """Preferences that people bring: the better and the worse of two answers to a prompt. Their columns tell the formats apart.
 
-    prompt, chosen, rejected       TRL, explicit: texts or messages; also `margin`
+    prompt, chosen, rejected       TRL, explicit: texts or messages; also `margin`; `question` or `query` for `prompt`
     chosen, rejected               TRL, implicit: whole conversations that differ in their last message; HH-RLHF as text
     instruction, chosen, rejected  Alpaca; also `input`, `history`
     conversations, chosen, rejected            ShareGPT: answers as from and value
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from groundup.data.conversations import (
+    QUESTIONS,
     columns_of,
     conversation_of,
     filled_columns,
@@ -19,6 +20,7 @@ from groundup.data.conversations import (
     format_of,
     given_columns,
     instruction,
+    named,
     read_prompt,
     require_order,
     with_system,
@@ -65,6 +67,8 @@ def _format_by(columns: set[str], row: Mapping[str, Any]) -> str:
         return "ShareGPT preference"
     if "instruction" in columns:
         return "Alpaca preference"
+    if columns & {*QUESTIONS}:
+        return "question and two answers"
     return "HH-RLHF" if isinstance(row["chosen"], str) else "TRL implicit preference"
 
 
@@ -78,8 +82,8 @@ def preference_of(row: Mapping[str, Any]) -> Preference:
         openai_input = row["input"]
         refuse_unsupported(openai_input if isinstance(openai_input, Mapping) else {})
         prompt = read_list(openai_input.get("messages") if isinstance(openai_input, Mapping) else openai_input)
-    elif row_format == "TRL preference":
-        prompt = read_prompt(row["prompt"])
+    elif row_format in ("TRL preference", "question and two answers"):
+        prompt = read_prompt(row[named(row, QUESTIONS)])
     elif row_format == "ShareGPT preference":
         prompt = read_list(row["conversations"])
     elif row_format == "Alpaca preference":
@@ -142,8 +146,7 @@ def prompt_of(row: Mapping[str, Any]) -> tuple[Message, ...]:
     """
     if preference_format_of(row):
         return preference_of(row).prompt
-    columns = filled_columns(row) & {"messages", "prompt"} or given_columns(row)
-    name = next((name for name in ("messages", "prompt") if name in columns), "")
+    name = named(row, ("messages", *QUESTIONS))
     if name and format_of(row) in ("", "TRL messages"):
         refuse_unsupported(row)
         messages = read_list(row[name]) if name == "messages" else read_prompt(row[name])

@@ -279,6 +279,7 @@ def sft_answers_fit(recipe: Recipe, inputs: dict[str, Path]) -> None:
             for row in sides[side]
         )
         if sides[side] and not any(len(ids) <= prompt_room for usable in prompts for ids in usable):
+            _require_asked(f"sft: none of {len(sides[side])} {side} questions", refused, len(sides[side]))
             raise UserError(
                 f"sft: none of {len(sides[side])} {side} questions has at most {prompt_room} tokens, as {limit} leaves them "
                 f"beside answers of sft.max_answer_tokens = {longest}; {_or_refused(mend, refused)}"[:300]
@@ -286,11 +287,20 @@ def sft_answers_fit(recipe: Recipe, inputs: dict[str, Path]) -> None:
     refused = Counter[str]()
     trained = (usable_rows([row], lambda row: conversation(tokenizer, row), lambda row: None, refused) for row in sides["train"])
     if not any(len(row[0]) <= context + 1 and longest_answer(row) <= longest for usable in trained for row in usable):
+        _require_asked(f"sft: none of {len(sides['train'])} questions", refused, len(sides["train"]))
         mend = "raise the one, or give shorter rows" if model_given else "raise them"
         raise UserError(
             f"sft: of {len(sides['train'])} questions none has an answer of at most sft.max_answer_tokens = {longest} and fits "
             f"{limit} = {context} tokens; {_or_refused(mend, refused)}"[:300]
         )
+
+
+def _require_asked(none: str, refused: Counter[str], count: int) -> None:
+    """Raises UserError with the reasons alone where all are refused, whatever their length."""
+    from groundup.posttraining.tokenize_rows import top_reasons
+
+    if refused.total() == count:
+        raise UserError(f"{none} can be used: {top_reasons(refused)}"[:300])
 
 
 def _or_refused(mend: str, refused: Counter[str]) -> str:

@@ -118,5 +118,6 @@ def usable_pairs(
 
 
 def top_reasons(left_out: Counter[str]) -> str:
-    """The three commonest reasons with their counts, in one line."""
-    return ", ".join(f"{count:,} {reason[:60]}" for reason, count in left_out.most_common(3))
+    """The three commonest reasons with their counts, in one line; the only one to its end, which says what to do."""
+    longest = 200 if len(left_out) == 1 else 60
+    return ", ".join(f"{count:,} {reason[:longest]}" for reason, count in left_out.most_common(3))
