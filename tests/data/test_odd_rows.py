@@ -192,3 +192,44 @@ def test_keys_of_maps_that_json_has_not_stay_pairs(tmp_path):
     by_number = pa.array([[(1, "a")]], pa.map_(pa.int32(), pa.string()))
     pq.write_table(pa.table({"prompt": ["a"], "completion": ["b"], "notes": by_number}), tmp_path / "a.parquet")
     assert len(read_conversations([tmp_path / "a.parquet"]).rows) == 1
+
+
+def test_empty_cells_of_a_table_are_no_columns(tmp_path):
+    """Rows of several formats in one CSV: each has empty cells for the columns of the others."""
+    messages = json.dumps([USER, ANSWER]).replace('"', '""')
+    table = f'messages,prompt,completion\n"{messages}",,\n,hi,hello\n'
+    (tmp_path / "rows.csv").write_text(table)
+    found = read_conversations([tmp_path / "rows.csv"])
+    assert [row.messages[-1].content for row in found.rows] == ["hello", "hello"] and not found.dropped
+
+    (tmp_path / "pairs.csv").write_text("prompt,instruction,chosen,rejected\n,hi,yes,no\nhi,,yes,no\n")
+    assert [row.prompt[0].content for row in read_preferences([tmp_path / "pairs.csv"]).rows] == ["hi", "hi"]
+
+    (tmp_path / "both.csv").write_text(f'messages,prompt,chosen,rejected\n"{messages}",,,\n')
+    assert len(read_conversations([tmp_path / "both.csv"]).rows) == len(read_prompts([tmp_path / "both.csv"]).rows) == 1
+    assert convert([tmp_path / "both.csv"], tmp_path / "both.jsonl")["what"] == "conversations"
+    assert prompt_of({"messages": [], "prompt": "hi"})[0].content == "hi"
+    row = {"messages": "", "prompt": "", "question": "hi", "completion": " ", "answer": "hello"}
+    assert [message.content for message in conversation_of(row).messages] == ["hi", "hello"]
+    assert [message.content for message in preference_of({**row, "chosen": "a", "rejected": "b"}).prompt] == ["hi"]
+    transcript = "\n\nHuman: hi\n\nAssistant: "
+    assert preference_of({"question": "", "chosen": f"{transcript}a", "rejected": f"{transcript}b"}).prompt[0].content == "hi"
+
+
+@pytest.mark.parametrize("empty", ["", " ", None])
+def test_the_context_of_a_question_with_an_empty_input_is_not_lost(empty):
+    row = {"instruction": "Who?", "input": empty, "context": "Ada did.", "output": empty, "response": "Ada"}
+    assert [message.content for message in conversation_of(row).messages] == ["Who?\nAda did.", "Ada"]
+
+
+def test_the_history_of_alpaca_in_a_cell_of_csv(tmp_path):
+    (tmp_path / "rows.csv").write_text('instruction,output,history\nq,a,[]\nq,a,"[[""x"", ""y""]]"\nq,a,\nq,a,yesterday\n')
+    found = read_conversations([tmp_path / "rows.csv"])
+    assert [len(row.messages) for row in found.rows] == [2, 4, 2] and found.dropped == {"no list of messages": 1}
+
+
+def test_a_prompt_may_differ_in_white_space_from_that_of_its_conversations():
+    row = {"prompt": "hi\n", "chosen": [USER, ANSWER], "rejected": [USER, ANSWER | {"content": "no"}]}
+    assert preference_of(row).prompt[0].content == "hi"
+    with pytest.raises(BadRow, match="another prompt"):
+        preference_of(row | {"prompt": "ho"})

@@ -247,3 +247,48 @@ def test_a_log_that_is_written_can_be_brought_to_another_project(project, tmp_pa
     assert (found["pairs"], found["judgements"], found["dropped"]) == (4, 4, {})
     same = [[{**event, "at": 0} for event in sorted(log_of(one), key=lambda event: event["pair_id"])] for one in (store, other)]
     assert same[0] == same[1]
+
+
+def imported(tmp_path, name, text):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    store = open_store(str(tmp_path / f"{name}.db"), make=True)
+    return store, import_files(store, [tmp_path / name], False, "disagreement", {})
+
+
+def test_judgements_of_several_people_may_have_the_id_of_their_item(tmp_path):
+    rows = [{"id": 7, "prompt": "q", "a": "x", "b": "y", "choice": "a", "annotator": name} for name in ("ada", "bob", "bob")]
+    store, counts = imported(tmp_path, "rows.jsonl", "\n".join(map(json.dumps, rows)))
+    assert (counts["pairs"], counts["judgements"], counts["dropped"]) == (1, 2, {"duplicate id": 1})
+    assert report(store)["raw_agreement"] == 1
+
+
+def test_pairs_that_nobody_has_judged_yet_have_an_empty_choice_in_csv(tmp_path):
+    _, counts = imported(tmp_path, "rows.csv", "prompt,a,b,choice,annotator\nq,x,y,a,ada\np,x,y,,\n")
+    assert (counts["pairs"], counts["judgements"], counts["dropped"]) == (2, 1, {})
+
+
+def test_a_name_is_one_annotator_however_it_was_typed(tmp_path):
+    rows = [
+        {"prompt": "q", "a": "x", "b": "y", "choice": choice, "annotator": name}
+        for choice, name in (("a", " Andr\u00e9  B"), ("b", "Andre\u0301 B "), ("tie", "  "))
+    ]
+    store, counts = imported(tmp_path, "rows.jsonl", "\n".join(map(json.dumps, rows)))
+    assert [(event["annotator"], event["choice"]) for event in log_of(store)] == [("Andr\u00e9 B", "b")]
+    assert list(counts["dropped"].values()) == [1]
+
+
+def test_an_undo_of_what_is_undone_leaves_a_later_judgement(project):
+    store = project(1)
+    [pair] = shown(store, "ada")
+    say(store, "ada", pair, "left", key="first")
+    say(store, "ada", pair, "undo", key="undo", undoes="first")
+    assert shown(store, "ada") == [pair]
+    say(store, "ada", pair, "skip", key="second")
+    say(store, "ada", pair, "tie", key="third")
+    say(store, "ada", pair, "undo", key="again", undoes="first")  # of another tab, or sent late
+    with store.transaction() as connection:
+        assert progress(store, connection, "ada")["labels"] == 1
+    assert len(log_of(store)) == 1
+    assert not shown(store, "ada") and not shown(store, "bob")
+    say(store, "ada", pair, "undo", key="last", undoes="third")
+    assert [event["choice"] for event in log_of(store)] == ["skip"] and not shown(store, "ada") and shown(store, "bob")

@@ -23,7 +23,8 @@ tokenizers = pytest.importorskip("tokenizers")
 HARD = [
     "", " ", "  ", "\n", " a", "  two  spaces ", "\t\tx", "hello\n\n\nworld\r\n", "12345 3.14", "it's  7", "▁▁a ▁",
     "🙂 👩‍👩‍👧 漢字かな e\u0301 naïve ﬁ", "\x00\u200b\ufeff\u3000", "<|eot_id|></s><s>[INST] x [/INST]<bos><|im_end|>",
-    "<unk> <0x0A>", "<h1>a\n\n\n\n", "<think>a</think>", "a" * 300, " " * 50, "\ud800 lone",
+    "<unk> <0x0A>", "<h1>a\n\n\n\n", "<think>a</think>", "a <tool> b<tool> cats naïve c",
+    "a" * 300, " " * 50, "\ud800 lone",
 ]  # fmt: skip
 TALKS = [
     [("user", "the question")],
@@ -149,7 +150,7 @@ def test_conversations(both, talk):
 def test_any_question(everyone, parts, number):
     ours, theirs, _ = everyone[number]
     text = "x" + "".join(parts)
-    if ours.template is None or any(token in text for token in theirs.all_special_tokens):
+    if ours.template is None or any(token in text for token in ours.special_tokens):
         return
     messages = [{"role": "user", "content": text}]
     assert render(ours, messages, add_generation_prompt=True)[0] == theirs.apply_chat_template(

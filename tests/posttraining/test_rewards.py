@@ -218,3 +218,20 @@ def test_an_expression_is_taken_whole_or_not_at_all(question, value):
 @pytest.mark.parametrize(("text", "number"), [("1.5e3", 1500), ("it is \u22125", -5), ("1,005", 1005), ("2e", 2), ("$1.50", 1.5)])
 def test_the_last_number_of_an_answer(text, number):
     assert reward_functions.last_number(text) == number
+
+
+def test_a_program_keeps_the_state_of_the_process_to_itself(toy_tokenizer, prompts, answers, tmp_path, monkeypatch):
+    """Modules turn gradients off where they are imported, and code of answers is run in a folder of its own."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "my_changes.py").write_text(
+        "import os\nimport torch\n\ndef change():\n    os.chdir('elsewhere')\n    torch.set_grad_enabled(False)\n"
+        "    torch.set_default_dtype(torch.float64)\n\n"
+        "change()\nos.chdir('..')\n\ndef score(prompts, completions):\n    change()\n    return [1.0] * len(completions)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_changes", raising=False)
+    state = [tmp_path.cwd(), torch.is_grad_enabled(), torch.get_default_dtype()]
+    reward = open_reward("my_changes:score", toy_tokenizer, torch.float32, CPU)
+    assert [tmp_path.cwd(), torch.is_grad_enabled(), torch.get_default_dtype()] == state
+    assert reward(prompts, answers).dtype == torch.float32
+    assert [tmp_path.cwd(), torch.is_grad_enabled(), torch.get_default_dtype()] == state

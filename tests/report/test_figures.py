@@ -145,3 +145,12 @@ def test_powers_of_ten_are_written_as_such(name):
     text = DRAWN[name]()
     assert "mathdefault" not in text and "10²¹" in text
     assert 2 <= len(re.findall("10[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", text)) <= 9  # and they do not cover each other
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["_raw", "日本語", "x" * 300])
+def test_any_name_of_a_domain_is_in_the_legend(name):
+    """Names of domains are those of files: a browser has the letters that the font here lacks."""
+    sizes = {name: {"documents": 3, "bytes": 3000}}
+    assert name in figures.funnel("f", [("found", sizes)])
+    assert name in figures.scatter("f", {name: [(1, 2)]}, "x", "y")

@@ -144,6 +144,13 @@ def mistral():
     return begins_with(sentencepiece(normalizer, None, True), "<s>", False)
 
 
+def mistral_extended():
+    """After `add_tokens` of transformers, which are normalized: in a text their ▁ is the space before them."""
+    made = mistral()
+    made.add_tokens(["<tool>", "cats", AddedToken("naïve", normalized=False)])
+    return made
+
+
 def mistral_new():
     """As later Mistrals, and what transformers 5 makes of a Llama 2."""
     splitter = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
@@ -170,6 +177,9 @@ def phi3():
 MAKERS = {
     "llama3": (llama3, {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}, LLAMA3_TEMPLATE),
     "mistral": (mistral, {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}, MISTRAL_TEMPLATE),
+    "mistral extended": (
+        mistral_extended, {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}, MISTRAL_TEMPLATE,
+    ),
     "mistral new": (mistral_new, {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}, MISTRAL_TEMPLATE),
     "mistral tight": (
         mistral_new, {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},

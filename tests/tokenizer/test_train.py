@@ -86,6 +86,7 @@ def test_splits_domains_nulls_and_bytes_that_are_not_utf8(tmp_path):
         ("a.zip", b"PK\x03\x04", "a zip archive"),
         ("a.jsonl", b"", "no text in"),
         ("a.txt", b"", "no text in"),
+        ("a.txt", b"ACGT" * 5000, "over 16 KB are left out"),
     ],
 )
 def test_what_cannot_be_read_is_said_in_one_line(tmp_path, name, content, reason):

@@ -130,7 +130,7 @@ def _good_rows(
             row = _plain(row)
             made = make(row)
             _require_texts(made)
-            _require_new(row.get("id"), seen)
+            _require_new(row, seen)
         except BadRow as error:
             refused.first = refused.first or f"{path}: {position}: {error}"
             refused.add(error.reason, f"{path}: {position}")
@@ -188,11 +188,15 @@ def _require_texts(row: Conversation | Preference | Prompt) -> None:
         raise BadRow("chosen equal to rejected")
 
 
-def _require_new(identifier: Any, seen: set[bytes]) -> None:
-    """Raises BadRow where an earlier row of the same file has the same `id`; rows without one are fine."""
+def _require_new(row: Mapping[str, Any], seen: set[bytes]) -> None:
+    """Raises BadRow where an earlier row of the same file, and of the same annotator, has the same `id`.
+
+    Rows without one are fine.
+    """
+    identifier, annotator = row.get("id"), row.get("annotator")
     if isinstance(identifier, bool) or not isinstance(identifier, str | int) or identifier == "":
         return
-    key = digest([identifier])
+    key = digest([identifier, *([annotator] if isinstance(annotator, str | int) else [])])
     if key in seen:
         raise BadRow("duplicate id", f"an earlier row has the id {str(identifier)[:40]!r} too")
     seen.add(key)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from groundup.data.messages import BadRow, Message, checked, read_list, read_messages, refuse_unsupported
+from groundup.data.messages import BadRow, Message, checked, from_json, read_list, read_messages, refuse_unsupported
 
 # Values of `label`, also as CSV and columns with nulls give them.
 GOOD_LABELS, BAD_LABELS = ("none", "", "true", "1", "1.0"), ("false", "0", "0.0")
@@ -51,8 +51,28 @@ class Conversation:
 
 
 def format_of(row: Mapping[str, Any]) -> str:
-    """The format of a row with a conversation, "" for none; a column of nulls does not count."""
-    columns = {name for name, value in row.items() if value is not None}
+    """The format of a row with a conversation, "" for none; a column of nulls does not count.
+
+    An empty column counts only where the others make no format: a table of rows of several formats has empty cells.
+    """
+    return format_by(filled_columns(row), row) or format_by(given_columns(row), row)
+
+
+def filled_columns(row: Mapping[str, Any]) -> set[str]:
+    """The names of the columns that hold anything; an empty cell of CSV is what null is elsewhere."""
+    return {name for name in given_columns(row) if not is_empty(row[name])}
+
+
+def given_columns(row: Mapping[str, Any]) -> set[str]:
+    return {name for name, value in row.items() if value is not None}
+
+
+def is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, list | tuple) and not value)
+
+
+def format_by(columns: set[str], row: Mapping[str, Any]) -> str:
+    """The format that these columns of a row make, "" for none."""
     if "messages" in columns:
         return "TRL messages"
     if "conversations" in columns:
@@ -63,12 +83,15 @@ def format_of(row: Mapping[str, Any]) -> str:
         return "OASST tree"
     if "instruction" in columns and columns & {"output", "response"}:
         return "Alpaca"
-    return "question and answer" if named(row, QUESTIONS) and named(row, ANSWERS) else ""
+    return "question and answer" if columns & {*QUESTIONS} and columns & {*ANSWERS} else ""
 
 
 def named(row: Mapping[str, Any], names: tuple[str, ...]) -> str:
-    """The first of the columns that the row has, "" for none; a column of nulls does not count."""
-    return next((name for name in names if row.get(name) is not None), "")
+    """The first of the columns that the row has, "" for none; of nulls none counts, and empty ones count as in `format_of`."""
+    for columns in (filled_columns(row), given_columns(row)):
+        if name := next((name for name in names if name in columns), ""):
+            return name
+    return ""
 
 
 def conversation_of(row: Mapping[str, Any]) -> Conversation:
@@ -91,7 +114,7 @@ def conversation_of(row: Mapping[str, Any]) -> Conversation:
     elif row_format == "OASST tree":
         messages = best_of_tree(row["prompt"])
     elif row_format == "Alpaca":
-        answer = row["output"] if row.get("output") is not None else row["response"]
+        answer = row["response" if is_empty(row.get("output")) and row.get("response") is not None else "output"]
         if not isinstance(answer, str):
             raise BadRow("content that is no text", f"the answer must be text, not {type(answer).__name__}")
         messages = (*instruction(row), Message("assistant", "" if answer.strip().lower() in PLACEHOLDERS else answer))
@@ -146,13 +169,15 @@ def read_prompt(value: Any) -> tuple[Message, ...]:
 def instruction(row: Mapping[str, Any]) -> tuple[Message, ...]:
     """The prompt of Alpaca's row: earlier pairs of `history`, then `instruction` and `input` (or `context`), a line apart."""
     texts = []
-    for name in ("instruction", "context" if row.get("input") is None else "input"):
+    for name in ("instruction", "context" if is_empty(row.get("input")) else "input"):
         text = row.get(name)
         if text is not None and not isinstance(text, str):
             raise BadRow("content that is no text", f"{name} must be text, not {type(text).__name__}")
         texts += [text] if text and text.strip().lower() not in PLACEHOLDERS else []
     messages: list[Message] = []
-    history = row.get("history") or ()
+    history = () if is_empty(row.get("history")) else row["history"]
+    if isinstance(history, str):  # in CSV
+        history = from_json(history)
     if not isinstance(history, list | tuple):
         raise BadRow("no list of messages", f"history must be a list of pairs, not {type(history).__name__}")
     for pair in history:

@@ -147,7 +147,7 @@ def read_messages(value: Any, role: str) -> tuple[Message, ...]:
 def read_list(value: Any) -> tuple[Message, ...]:
     """As `read_messages`, for a column that must hold a list (in CSV written as JSON)."""
     if isinstance(value, str):
-        value = _from_json(value)
+        value = from_json(value)
     if not isinstance(value, list | tuple):
         raise BadRow("no list of messages", f"messages must be a list, not {type(value).__name__}")
     return read_messages(value, "user")
@@ -160,12 +160,12 @@ def _list_in_text(text: str) -> Any:
     except (ValueError, RecursionError):
         # A list in Python's notation, or one that is cut off.
         is_list = any(all(f"'{name}'" in text or f'"{name}"' in text for name in names) for names in _MESSAGE_KEYS)
-        return _from_json(text) if is_list else text
+        return from_json(text) if is_list else text
     is_list = any(item.keys() >= names for item in value if isinstance(item, Mapping) for names in _MESSAGE_KEYS)
     return value if is_list else text
 
 
-def _from_json(text: str) -> Any:
+def from_json(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

@@ -15,7 +15,10 @@ from groundup.data.conversations import (
     QUESTIONS,
     columns_of,
     conversation_of,
+    filled_columns,
+    format_by,
     format_of,
+    given_columns,
     instruction,
     named,
     read_prompt,
@@ -45,8 +48,15 @@ class Preference:
 
 
 def preference_format_of(row: Mapping[str, Any]) -> str:
-    """The format of a row with a preference, "" for none; a column of nulls does not count."""
-    columns = {name for name, value in row.items() if value is not None}
+    """The format of a row with a preference, "" for none; columns of nulls do not count, and empty ones as in `format_of`."""
+    return _format_by(filled_columns(row), row) or ("" if format_by(filled_columns(row), row) else _format_of_any(row))
+
+
+def _format_of_any(row: Mapping[str, Any]) -> str:
+    return _format_by(filled_columns(row), row) or _format_by(given_columns(row), row)
+
+
+def _format_by(columns: set[str], row: Mapping[str, Any]) -> str:
     if {"input", "preferred_output", "non_preferred_output"} <= columns:
         return "OpenAI preference"
     if not {"chosen", "rejected"} <= columns:
@@ -57,7 +67,7 @@ def preference_format_of(row: Mapping[str, Any]) -> str:
         return "ShareGPT preference"
     if "instruction" in columns:
         return "Alpaca preference"
-    if named(row, QUESTIONS):
+    if columns & {*QUESTIONS}:
         return "question and two answers"
     return "HH-RLHF" if isinstance(row["chosen"], str) else "TRL implicit preference"
 
@@ -65,7 +75,7 @@ def preference_format_of(row: Mapping[str, Any]) -> str:
 def preference_of(row: Mapping[str, Any]) -> Preference:
     """The preference of a row in one of the formats above. Raises BadRow, which says what is wrong, for any other row."""
     refuse_unsupported(row)
-    row_format = preference_format_of(row)
+    row_format = _format_of_any(row)
     sides = ("chosen", "rejected")
     if row_format == "OpenAI preference":
         sides = ("preferred_output", "non_preferred_output")
@@ -119,9 +129,14 @@ def _without_shared_prompt(
     while shared_count < max_shared and chosen[shared_count] == rejected[shared_count]:
         shared_count += 1
     shared_prompt = chosen[:shared_count]
-    if prompt and shared_prompt[-len(prompt) :] != prompt:
+    if prompt and _stripped(shared_prompt[-len(prompt) :]) != _stripped(prompt):
         raise BadRow("chosen does not begin with the prompt", "chosen and rejected are whole conversations of another prompt")
     return shared_prompt, chosen[shared_count:], rejected[shared_count:]
+
+
+def _stripped(messages: tuple[Message, ...]) -> list[tuple[str, str]]:
+    """Without the white space around texts, in which a prompt often differs from the same message in a conversation."""
+    return [(message.role, message.content.strip()) for message in messages]
 
 
 def prompt_of(row: Mapping[str, Any]) -> tuple[Message, ...]:

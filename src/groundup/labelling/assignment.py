@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from groundup.core.errors import UserError
-from groundup.labelling.store import Store, assignments, events, pairs
+from groundup.labelling.store import Store, assignments, events, last_standing, pairs
 
 UNDO = "undo"
 STRENGTHS = {"better": 1.0, "slightly": 0.5}  # of a vote; `margin` is their mean over the annotators
@@ -80,10 +80,12 @@ def record(connection: sa.Connection, annotator: str, judgement: Judgement, now:
     row = {"key": judgement.key, "pair_id": judgement.pair_id, "annotator": annotator, "choice": choice, "strength": strength}
     row |= {"shown_left": shown.shown_left, "seconds": judgement.seconds, "reason": judgement.reason or None, "at": now}
     connection.execute(events.insert().values(**row, undoes=judgement.undoes))
-    if judgement.choice == UNDO:
+    own_events = sa.select(events).where(events.c.pair_id == judgement.pair_id, events.c.annotator == annotator)
+    last = last_standing(connection.execute(own_events.order_by(events.c.number)).mappings())
+    if last is None:
         _update(connection, annotator, [judgement.pair_id], state="leased", leased_until=now + 60 * lease_minutes)
-    else:
-        _update(connection, annotator, [judgement.pair_id], state="skipped" if judgement.choice == "skip" else "judged")
+    else:  # after an undo, what was judged in another tab
+        _update(connection, annotator, [judgement.pair_id], state="skipped" if last["choice"] == "skip" else "judged")
     return True
 
 

@@ -24,9 +24,7 @@ from groundup.data.preferences import preference_of
 from groundup.data.readers import Refused
 from groundup.data.simulated_annotator import side_shown_left
 from groundup.labelling.assignment import import_judgement
-from groundup.labelling.store import CHOICES, Pair, Store, now, pair_id_of
-
-LONGEST_NAME = 100
+from groundup.labelling.store import CHOICES, LONGEST_NAME, Pair, Store, annotator_name, now, pair_id_of
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ def imported_pair(row: Mapping[str, Any], gold: bool, disagreement: str) -> Impo
     identifier = _text(row, "pair_id") or pair_id_of(prompt, a, b)
     models = _text(row, "model_a", 200), _text(row, "model_b", 200)
     pair = Pair(identifier, prompt, a, b, *models, known, _number(row, disagreement))
-    return ImportedPair(messages, pair, _event(row, identifier) if is_pair and row.get("choice") is not None else None)
+    return ImportedPair(messages, pair, _event(row, identifier) if is_pair and row.get("choice") not in (None, "") else None)
 
 
 def _answer(row: Mapping[str, Any], name: str) -> str:
@@ -98,7 +96,7 @@ def _answer(row: Mapping[str, Any], name: str) -> str:
 
 
 def _event(row: Mapping[str, Any], pair_id: str) -> dict[str, Any]:
-    choice, annotator = row["choice"], _text(row, "annotator")
+    choice, annotator = row["choice"], _annotator(row)
     if choice not in CHOICES:
         raise BadRow(f"choice must be one of {', '.join(CHOICES)}")
     if not annotator:
@@ -118,6 +116,15 @@ def _event(row: Mapping[str, Any], pair_id: str) -> dict[str, Any]:
         "strength": (1.0 if strength is None else strength) if decided else 0.0, "seconds": seconds,
         "reason": _text(row, "reason", 10_000),
     }  # fmt: skip
+
+
+def _annotator(row: Mapping[str, Any]) -> str | None:
+    """As the page has the name: it is one annotator, whose judgements there and elsewhere are of one person."""
+    name = _text(row, "annotator")
+    try:
+        return name and annotator_name(name)
+    except UserError as error:
+        raise BadRow("annotator that is no name", str(error)) from None
 
 
 def _text(row: Mapping[str, Any], name: str, longest: int = LONGEST_NAME) -> str | None:

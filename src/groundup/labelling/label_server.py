@@ -2,7 +2,6 @@
 
 import logging
 import secrets
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
@@ -15,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from groundup.core.errors import UserError
 from groundup.labelling.assignment import Judgement, lease_pairs, progress, record
-from groundup.labelling.store import DatabaseUnavailable, Store, now
+from groundup.labelling.store import LONGEST_NAME, DatabaseUnavailable, Store, annotator_name, now
 from groundup.serving.guard import LOOPBACK, Guard, body_of
 from groundup.serving.protocol import Body, RequestError, read
 from groundup.serving.web import answer_errors, bind, page, serve_until_stopped
@@ -27,7 +26,7 @@ PairId = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00]+$
 
 
 class AnnotatorBody(Body):
-    annotator: Annotated[str, Field(max_length=100)] | None = None
+    annotator: Annotated[str, Field(max_length=LONGEST_NAME)] | None = None
 
 
 class NextRequest(AnnotatorBody):
@@ -101,7 +100,7 @@ class LabelServer:
         """The annotator: by token where anybody has one, else by the name that is given."""
         if not self.store.wants_tokens(connection):
             try:
-                return _name(body.annotator or "")
+                return annotator_name(body.annotator or "")
             except UserError as error:
                 raise RequestError(f"annotator: {error}", "annotator") from None
         kind, _, token = request.headers.get("authorization", "").partition(" ")
@@ -146,19 +145,11 @@ def create_app(store: Store, hosts: tuple[str, ...] = LOOPBACK) -> FastAPI:
 
 def invite(store: Store, names: Sequence[str]) -> dict[str, str]:
     """A token for each name, which is shown once: the database has its digest. Raises UserError for what is no name."""
-    tokens = {_name(name): secrets.token_urlsafe(18) for name in names}
+    tokens = {annotator_name(name): secrets.token_urlsafe(18) for name in names}
     with store.transaction() as connection:
         for name, token in tokens.items():
             store.invite(connection, name, token)
     return tokens
-
-
-def _name(given: str) -> str:
-    """Of an annotator: the same for whatever keyboard writes its accents. Raises UserError for what is none."""
-    name = unicodedata.normalize("NFC", " ".join(given.split()))
-    if not name or not name.isprintable() or len(name) > 100:
-        raise UserError(f"{name[:40]!r}: no name; give 1 to 100 printable characters")
-    return name
 
 
 def serve(store: Store, host: str, port: int, names: Sequence[str]) -> dict[str, Any]:

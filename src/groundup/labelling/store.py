@@ -6,7 +6,8 @@ its address. Nothing is ever changed in `events`: an undo is an event of its own
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -26,6 +27,7 @@ from sqlalchemy.exc import (
 from groundup.core.errors import UserError
 
 BUSY_SECONDS = 10  # that a writer waits for the others; the page gives up after 20 and sends again
+LONGEST_NAME = 100
 CHOICES = ("a", "b", "tie", "both_bad", "skip")
 # What a project may set, and what holds where it does not. `lease_minutes`: how long a pair that was shown is kept for
 # its annotator; `gold_every`: one in so many is a pair whose answer is known.
@@ -171,18 +173,33 @@ class Store:
         rows = connection.execute(sa.select(*(pairs.c[name] for name in names)).order_by(pairs.c.number)).mappings()
         return {row["pair_id"]: Pair(**{**row, "prompt": json.loads(row["prompt"])}) for row in rows}
 
-    def judgements(self, connection: sa.Connection) -> list[dict[str, Any]]:
+    def judgements(self, connection: sa.Connection) -> list[Mapping[str, Any]]:
         """The last judgement of each annotator on each pair that was not undone, in the order of pairs and then of names."""
-        events_by_pair: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+        events_by_pair: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for row in connection.execute(sa.select(events).order_by(events.c.number)).mappings():
-            standing = events_by_pair.setdefault((row["pair_id"], row["annotator"]), {})
-            if row["undoes"] is None:
-                standing[row["key"]] = dict(row)
-            else:
-                standing.pop(row["undoes"], None)
+            events_by_pair.setdefault((row["pair_id"], row["annotator"]), []).append(dict(row))
         numbers = {row.pair_id: row.number for row in connection.execute(sa.select(pairs.c.pair_id, pairs.c.number))}
-        last_events = [list(standing.values())[-1] for standing in events_by_pair.values() if standing]
+        last_events = [last for own in events_by_pair.values() if (last := last_standing(own)) is not None]
         return sorted(last_events, key=lambda event: (numbers[event["pair_id"]], event["annotator"]))
+
+
+def last_standing(own_events: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Of the events of one annotator on one pair, in their order, the last judgement that was not undone."""
+    standing: dict[str, Mapping[str, Any]] = {}
+    for event in own_events:
+        if event["undoes"] is None:
+            standing[event["key"]] = event
+        else:
+            standing.pop(event["undoes"], None)
+    return next(reversed(standing.values()), None)
+
+
+def annotator_name(given: str) -> str:
+    """The same for whatever keyboard writes its accents. Raises UserError for what is no name."""
+    name = unicodedata.normalize("NFC", " ".join(given.split()))
+    if not name or not name.isprintable() or len(name) > LONGEST_NAME:
+        raise UserError(f"{name[:40]!r}: no name; give 1 to {LONGEST_NAME} printable characters")
+    return name
 
 
 def open_store(address: str, make: bool = False) -> Store:

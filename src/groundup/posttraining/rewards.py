@@ -8,8 +8,10 @@ returns as many finite numbers.
 
 import importlib
 import math
+import os
 import sys
-from collections.abc import Coroutine, Mapping, Sequence, Set
+from collections.abc import Coroutine, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -96,11 +98,12 @@ class ProgramReward:
         conversations = [[dict(message) for message in messages_of(prompt.question)] for prompt in prompts]
         texts = [self.tokenizer.decode(answer).strip() for answer in answers]
         try:
-            returned = self.function(prompts=conversations, completions=texts)
-            if isinstance(returned, Coroutine):
-                returned.close()
-                raise UserError("it is async, and nothing here awaits it; give a function that returns a list")
-            numbers = list(islice(returned, len(answers) + 1))
+            with _process_unchanged():
+                returned = self.function(prompts=conversations, completions=texts)
+                if isinstance(returned, Coroutine):
+                    returned.close()
+                    raise UserError("it is async, and nothing here awaits it; give a function that returns a list")
+                numbers = list(islice(returned, len(answers) + 1))
         except UserError as error:
             raise UserError(f"reward {self.name}: {error}") from None
         except (Exception, SystemExit) as error:  # whatever somebody's function raises
@@ -121,6 +124,21 @@ class ProgramReward:
             what = f"for completion {index + 1} it returned {shown(value)}"
             raise UserError(f"reward {self.name}: {what}; wanted is a finite number")
         return number
+
+
+@contextmanager
+def _process_unchanged() -> Iterator[None]:
+    """Foreign code keeps its working directory, gradients and default type to itself: programs that run an answer's code change
+    into its folder, and many modules turn gradients off, without which nothing here can be trained.
+    """
+    folder, gradients, dtype = Path.cwd(), torch.is_grad_enabled(), torch.get_default_dtype()
+    try:
+        yield
+    finally:
+        torch.set_grad_enabled(gradients)
+        torch.set_default_dtype(dtype)
+        with suppress(OSError):  # somebody deleted it
+            os.chdir(folder)
 
 
 def _error_line(error: BaseException) -> str:
@@ -170,7 +188,8 @@ def _import_function(name: str) -> reward_functions.RewardFunction:
     if (working_folder := str(Path.cwd())) not in sys.path:
         sys.path.append(working_folder)  # where the command runs; of modules of one name the installed one is taken
     try:
-        module = importlib.import_module(module_name)
+        with _process_unchanged():
+            module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # whatever somebody's module raises
         raise UserError(f"reward {name}: importing {module_name}: {_error_line(error)}") from None
     function = getattr(module, function_name, None)

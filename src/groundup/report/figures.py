@@ -8,6 +8,7 @@ come from the figure's name, fonts from matplotlib itself, and no date is writte
 import io
 import math
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
@@ -44,7 +45,7 @@ def funnel(name: str, steps: Sequence[tuple[str, Sizes]]) -> str:
             starts = [0.0] * len(steps)
             for number, domain in enumerate(domains):
                 widths = [sizes.get(domain, {}).get(key, 0) / unit for _, sizes in steps]
-                axes.barh(range(len(steps)), widths, left=starts, height=0.62, color=_colour(number), label=domain)
+                axes.barh(range(len(steps)), widths, left=starts, height=0.62, color=_colour(number), label=_label(domain))
                 starts = [start + width for start, width in zip(starts, widths, strict=True)]
             for row, total in enumerate(starts):
                 axes.annotate(_short(total), (total, row), (2, 0), textcoords="offset points", va="center", size=8)
@@ -126,7 +127,7 @@ def scatter(name: str, groups: Points, x_label: str, y_label: str, lines: Points
         axes = figure.subplots()
         for number, (group, points) in enumerate(groups.items()):
             xs, ys = _thinned([x for x, _ in points], [y for _, y in points])
-            axes.plot(xs, ys, "os"[number % 2], color=_colour(number), markersize=3, alpha=0.6, label=group)
+            axes.plot(xs, ys, "os"[number % 2], color=_colour(number), markersize=3, alpha=0.6, label=_label(group))
             if lines and group in lines:
                 axes.plot(*zip(*lines[group], strict=True), color=_colour(number), linewidth=1.2)
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
@@ -213,7 +214,7 @@ def architectures(name: str, compared: Mapping[str, Mapping[str, Any]]) -> str:
         runs, by_context = figure.subplots(1, 2)
         for number, (label, results) in enumerate(compared.items()):
             xs, ys = zip(*results["points"], strict=True)
-            runs.plot(xs, ys, "os"[number % 2], color=_colour(number), markersize=4, label=label)
+            runs.plot(xs, ys, "os"[number % 2], color=_colour(number), markersize=4, label=_label(label))
             ends = [2 ** (exponent + 1) for exponent in range(len(results["by_place"]))]
             by_context.plot(ends, results["by_place"], "os"[number % 2] + "-", color=_colour(number), markersize=4, linewidth=1.2)
         _powers_of_ten(runs)
@@ -306,7 +307,9 @@ def _svg(figure: "Figure", name: str) -> str:
 
     matplotlib.rcParams["svg.hashsalt"] = name
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    with warnings.catch_warnings():  # of letters that its font lacks: a browser has others; and of very long names
+        warnings.filterwarnings("ignore", r"Glyph .* missing|constrained_layout not applied", UserWarning)
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = buffer.getvalue()
     text = re.sub(r"<!--.*?-->\n?|<style.*?</style>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', text, count=1)
@@ -344,6 +347,11 @@ def _span(values: Sequence[float], percent: bool) -> tuple[float, float]:
     end = max(end, start + min_width)
     beyond = 0.02 * (end - start)  # for half of a point's mark
     return (start or -beyond), (end + beyond if percent and end == 100 else end)
+
+
+def _label(name: str) -> str:
+    """A name for the legend, in which matplotlib leaves out those that begin with an underscore."""
+    return f"\u200b{name}" if name.startswith("_") else name
 
 
 def _colour(number: int) -> str:

@@ -21,8 +21,8 @@ from groundup.core.text import well_formed
 from groundup.tokenizer import tokenizer_files
 from groundup.tokenizer.bpe import NO_TOKEN
 from groundup.tokenizer.hf_tokenizer import META_SPACE, backend_of, character_bytes, opening_of, refusing
-from groundup.tokenizer.library_rules import rules_of, within
-from groundup.tokenizer.template import Before
+from groundup.tokenizer.library_rules import prepends, rules_of, within
+from groundup.tokenizer.template import STAND_INS, Before
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.tokenizer.tokenizer_files import TokenizerFiles
 
@@ -47,7 +47,8 @@ class LibraryTokenizer(Tokenizer):
         for token in self._added_tokens():  # transformers treats tokens that a folder names, such as eos_token, as special
             token["special"] = token.get("special") is True or token["content"] in files.named.values()
         self._backend = backend_of(self._description, path)
-        self._backends: dict[Before, tokenizers.Tokenizer] = {"nothing": self._backend}
+        self._prepends = prepends(self._description)
+        self._backends: dict[tuple[Before, str], tokenizers.Tokenizer] = {("nothing", ""): self._backend}
         self._read_tokens()
         self._read_special(files)
 
@@ -72,6 +73,8 @@ class LibraryTokenizer(Tokenizer):
         for token in self._added_tokens():
             if self._backend.token_to_id(token["content"]) != token.get("id"):  # the library numbers them itself
                 raise UserError(f"{self._path}: the id of {token['content'][:40]!r} does not follow those of the other tokens")
+            # With the ▁ that a normalizer puts before it: in a text the token stands for the space too.
+            self._names[token["id"]] = self._backend.id_to_token(token["id"])
         self.special_tokens = {token["content"]: token["id"] for token in self._added_tokens() if token["special"]}
         self._special = set(self.special_tokens.values())
         self._textual = {token["id"] for token in self._added_tokens()} - self._special
@@ -141,10 +144,17 @@ class LibraryTokenizer(Tokenizer):
         return self.encode_after(text, "nothing")
 
     def encode_after(self, text: str, before: Before) -> list[int]:
-        if before not in self._backends:
-            changed = within(self._description, before)
-            self._backends[before] = self._backend if changed is self._description else backend_of(changed, self._path)
-        return self._encoded(self._backends[before], [text])[0].ids
+        mark = ""
+        if before == "text" and self._prepends:
+            if not text:
+                return []
+            mark = next((mark for mark in STAND_INS if mark not in text), "")
+            if not mark:
+                raise UserError("a text holds too many of Unicode's noncharacters (U+FDD0 to U+FDEF)")
+        if (before, mark) not in self._backends:
+            changed = within(self._description, before, mark)
+            self._backends[before, mark] = self._backend if changed is self._description else backend_of(changed, self._path)
+        return self._encoded(self._backends[before, mark], [mark + text])[0].ids
 
     def encode_batch(self, texts: Iterable[str], threads: int = 1) -> list[np.ndarray]:
         """Ids of each text (int32), as `encode` gives them. The library chooses the number of threads itself."""

@@ -72,10 +72,12 @@ def rules_of(description: Any, path: Path) -> Rules:
     raise _unknown(decoders, path)
 
 
-def within(description: dict[str, Any], before: Before) -> dict[str, Any]:
+def within(description: dict[str, Any], before: Before, mark: str) -> dict[str, Any]:
     """The same tokenizer.json for text that follows a special token or other text.
 
-    It is `description` itself where that makes no difference.
+    It is `description` itself where that makes no difference. After other text, a Prepend puts nothing before the `mark` that
+    the text then begins with, and removes that. Without a Prepend, added tokens would be sought without what it puts before
+    them, and nothing would be put before the text behind an added token.
     """
     after_token = before == "token"
     changed = copy.deepcopy({part: description.get(part) for part in ("normalizer", "pre_tokenizer")})
@@ -86,11 +88,20 @@ def within(description: dict[str, Any], before: Before) -> dict[str, Any]:
         if step["type"] == "ByteLevel" and not after_token:
             step["add_prefix_space"] = False
     if not after_token:
-        steps = [step for step in _flat(changed, "normalizer") if step["type"] != "Prepend"]
-        if len(steps) < len([*_flat(changed, "normalizer")]):
-            changed["normalizer"] = {"type": "Sequence", "normalizers": steps} if steps else None
+        steps = []
+        for step in _flat(changed, "normalizer"):
+            steps.append(step)
+            if step["type"] == "Prepend":
+                steps.append({"type": "Replace", "pattern": {"String": str(step.get("prepend", "")) + mark}, "content": ""})
+        if len(steps) > len([*_flat(changed, "normalizer")]):
+            changed["normalizer"] = {"type": "Sequence", "normalizers": steps}
     same = all(changed[part] == description.get(part) for part in changed)
     return description if same else {**description, **changed}
+
+
+def prepends(description: dict[str, Any]) -> bool:
+    """Whether its normalizer puts something before a text."""
+    return any(step["type"] == "Prepend" for step in _flat(description, "normalizer"))
 
 
 def _flat(description: Any, part: str, path: Path | None = None) -> Iterator[dict[str, Any]]:

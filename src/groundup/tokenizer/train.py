@@ -23,7 +23,7 @@ from groundup.core.seals import is_sealed, seal
 from groundup.data.mixture import named_numbers
 from groundup.data.readers import Refused
 from groundup.tokenizer import bpe, documents
-from groundup.tokenizer.counts import Counts, Tally, add, prune
+from groundup.tokenizer.counts import LONGEST_PRETOKEN, Counts, Tally, add, prune
 from groundup.tokenizer.documents import Shard
 from groundup.tokenizer.patterns import Pattern, pattern
 
@@ -53,6 +53,12 @@ def train_bpe(
     refused = Refused()
     by_domain = count_inputs(inputs, out / "counts", chosen, workers, refused)
     counts, pruned = prune(mix(by_domain, weights or {}), memory)
+    if pruned.total and not len(counts):
+        names = ", ".join(map(str, inputs))[:100]
+        raise UserError(
+            f"{names}: no pre-token is short enough: each run of letters without a space or line end is one, and those over "
+            f"{LONGEST_PRETOKEN >> 10} KB are left out, or do not fit the memory; break the text into words or lines"
+        )
     if not len(counts):
         raise UserError(f"no text in {', '.join(map(str, inputs))}{f' ({refused})' if refused else ''}")
     if refused:
