@@ -202,6 +202,14 @@ def test_token_files_of_another_vocabulary_are_refused_before_training(tokens, t
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("documents", [3, 30])
+def test_a_table_of_other_documents_is_refused(tokens, tmp_path, documents):
+    other = shutil.copytree(tokens, tmp_path / "tokens")
+    token_files.write(other / "train", [np.arange(90)] * documents, np.dtype(np.uint16))
+    with pytest.raises(UserError, match=r"documents.parquet lists other documents than train.bin holds; encode"):
+        pretrain(other, tmp_path / "run")
+
+
 @pytest.mark.parametrize("changes", [{"context_length": 4096}, {"mixture": MixtureConfig(max_repeats=1e-6)}])
 def test_documents_that_do_not_fill_a_row_are_refused(tokens, tmp_path, changes):
     with pytest.raises(UserError, match=r"do not fill one row of \d+ tokens; take more pages"):
