@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
+from groundup.core.words import split
 from groundup.corpus.dedup.decontamination import contains_benchmark, contamination, read_benchmarks
 
 
@@ -42,6 +43,35 @@ def test_contamination_leaves_boilerplate_out():
 def test_contamination_without_text():
     assert list(contamination([], ["a b c"])) == [(0.0, -1)]
     assert list(contamination(["a b c"], ["", "A, b. c!"])) == [(0.0, -1), (1.0, 0)]
+
+
+def test_a_held_out_text_is_found_beside_its_translation():
+    """Most of the page is in another script than the text, so its own n-grams have another length than the text's."""
+    generator = np.random.default_rng(7)
+    chinese = "".join(chr(0x4E00 + number) for number in generator.integers(0, 3000, 300))
+    english, short = sentences(1, 600), sentences(2, 60)
+    pages = [f"{chinese}\n\n{english}", f"{short}\n\n{chinese}", chinese, english, short]
+    for held in pages:
+        found = [share > 0.3 for share, _ in contamination([sentences(3, 90), held], pages)]
+        assert found == [any(text in held and text in page for text in (chinese, english, short)) for page in pages]
+
+
+@given(st.lists(st.text("aあ อ", min_size=1, max_size=12), min_size=2, max_size=6), st.integers(1, 4))
+def test_overlaps_are_those_of_a_search_through_all_pairs(texts, n):
+    held, train = texts[: len(texts) // 2], texts[len(texts) // 2 :]
+    lengths = {text: n * split(text).per_word for text in held}
+
+    def grams(text, length):
+        units = split(text).hashes.tolist()
+        length = min(length, len(units))
+        return {tuple(units[start : start + length]) for start in range(len(units) - length + 1)} if length else set()
+
+    def overlap(text, other, length):
+        ours, theirs = grams(text, length), grams(other, lengths[other])
+        return len(ours & theirs) / max(1, min(len(ours), len(theirs)))
+
+    expected = [max(overlap(text, other, length) for other in held for length in lengths.values()) for text in train]
+    assert [share for share, _ in contamination(held, train, n)] == expected
 
 
 QUESTION = "Which of the following bodies of the solar system has the greatest mass of all?"

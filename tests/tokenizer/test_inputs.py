@@ -10,6 +10,7 @@ import pytest
 
 from groundup.core.errors import UserError
 from groundup.data.file_kinds import files_of
+from groundup.data.readers import Refused
 from groundup.tokenizer import documents
 from groundup.tokenizer.encode import encode_corpus
 from groundup.tokenizer.train import train_bpe, train_plain
@@ -131,3 +132,13 @@ def test_of_many_files_that_cannot_be_read_ten_are_named_and_all_counted(tmp_pat
     assert len(documents.find([tmp_path])) == 1
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 11 and said[-1] == "  skipped 4 more files that cannot be read"
+
+
+def test_rows_without_a_split_are_of_every_split_however_the_file_writes_none(tmp_path):
+    (tmp_path / "a.csv").write_text("text,split\none,train\ntwo,\nthree,test\n")
+    rows = [{"text": "one", "split": "train"}, {"text": "two", "split": ""}, {"text": "four"}, {"text": "three", "split": "test"}]
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, expected in (("a.csv", ["one", "two"]), ("b.jsonl", ["one", "two", "four"])):
+        shards = documents.find([tmp_path / name])
+        assert list(documents.texts(shards, "train")) == expected
+        assert [row["text"] for row in documents.read_sides(shards, "train", 0.0, Refused())] == expected

@@ -40,6 +40,12 @@ def test_a_step_is_of_whole_rows():
     assert found.batch_tokens == 512 and "lr_scale = 0.35 " in found.reasons[1]
 
 
+def test_a_step_has_no_more_tokens_than_the_training():
+    found = budget(PretrainingConfig(context_length=16, tokens=2000, batch_tokens=100_000), 70_000, math.inf)
+    assert found.batch_tokens == 2000 and "2,000 tokens per step: all in one step, fewer than the 100,000" in found.reasons[1]
+    assert budget(PretrainingConfig(context_length=16, batch_tokens=100_000), 70_000, 1387).batch_tokens == 1376
+
+
 def test_weight_decay_of_long_trainings_is_that_of_the_timescale():
     found = budget(PretrainingConfig(lr_scale=0.5), 100_000_000, math.inf)
     # AdamW's timescale in shares of the training, as Bergsma et al. define it: batch / (rate x decay x tokens)
@@ -53,5 +59,6 @@ def test_weight_decay_of_long_trainings_is_that_of_the_timescale():
 def test_any_size_has_a_budget(parameters, tokens, batch, available):
     found = budget(PretrainingConfig(tokens=tokens, batch_tokens=batch, context_length=64), parameters, available)
     assert found.tokens == min(tokens, int(available)) or (not tokens and 1 <= found.tokens <= max(1, available))
-    assert found.batch_tokens == max(1, batch // 64) * 64 or (not batch and found.batch_tokens % 64 == 0 < found.batch_tokens)
+    given = max(1, min(batch, found.tokens) // 64) * 64
+    assert found.batch_tokens == given or (not batch and found.batch_tokens % 64 == 0 < found.batch_tokens)
     assert 0 <= found.weight_decay < math.inf

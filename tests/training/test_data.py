@@ -212,6 +212,15 @@ def test_a_training_shorter_than_its_text_reads_rows_from_all_over_it(folder, mo
     assert 8_000 <= sum(LENGTHS[number] for number in order) < 8_600
 
 
+def test_a_domain_is_read_no_more_often_in_both_phases_together_than_the_mixture_allows():
+    rows = [{"domain": "a", "tokens": 100, "best": True} for _ in range(10)]
+    rows += [{"domain": "b", "tokens": 100, "best": number < 30} for number in range(100)]
+    mixture = MixtureConfig(weights={"a": 0.9, "b": 0.1}, max_repeats=1.0)
+    _, realised = document_order(rows, mixture, 0.5, 11_000, 0)
+    for domain, available in (("a", 1000), ("b", 10_000)):
+        assert sum(shares[domain]["tokens"] for shares in realised.values()) == available
+
+
 def test_only_best_documents_where_there_are_none():
     rows = [{"domain": "prose", "tokens": 100, "best": False}]
     assert document_order(rows, MixtureConfig(), 1.0, 150, 0)[0][0].tolist() == [0, 0]

@@ -83,6 +83,13 @@ def test_no_document_is_read_more_often_than_the_mixture_allows(tokens, tmp_path
     assert any("as many as the mixture gives, instead of 1,000,000" in line for line in said)
 
 
+def test_a_step_of_more_tokens_than_there_are_reads_them_no_more_often(tokens, tmp_path):
+    table = pq.read_table(tokens / "documents.parquet").to_pylist()
+    available = sum(row["tokens"] for row in table if row["split"] == "train")
+    _, results = pretrain(tokens, tmp_path, mixture=MixtureConfig(max_repeats=1), tokens=10**6, batch_tokens=100_000)
+    assert results["steps"] == 1 and 0.9 * available < results["tokens"] <= available
+
+
 def test_weight_decay_is_of_matrices_alone(tokens, tmp_path):
     found = [
         pretrain(tokens, tmp_path / str(decay), weight_decay=decay, tokens=20 * 64)[0].state_dict() for decay in (0.0, 20.0)
@@ -193,6 +200,14 @@ def test_token_files_of_another_vocabulary_are_refused_before_training(tokens, t
     ):
         pretrain(tokens, tmp_path, encoder=smaller)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("documents", [3, 30])
+def test_a_table_of_other_documents_is_refused(tokens, tmp_path, documents):
+    other = shutil.copytree(tokens, tmp_path / "tokens")
+    token_files.write(other / "train", [np.arange(90)] * documents, np.dtype(np.uint16))
+    with pytest.raises(UserError, match=r"documents.parquet lists other documents than train.bin holds; encode"):
+        pretrain(other, tmp_path / "run")
 
 
 @pytest.mark.parametrize("changes", [{"context_length": 4096}, {"mixture": MixtureConfig(max_repeats=1e-6)}])

@@ -6,7 +6,7 @@ Weights are shares of the training tokens, as in the mixtures of LLaMA and DoReM
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +23,14 @@ class MixturePlan:
     missing: int  # tokens of the budget that no domain can give within the cap
 
 
-def plan(tokens_by_domain: dict[str, int], weights: dict[str, float], budget: int, max_repeats: float) -> MixturePlan:
+def plan(
+    tokens_by_domain: dict[str, int], weights: dict[str, float], budget: int, max_repeats: float,
+    drawn_before: Mapping[str, int] | None = None,
+) -> MixturePlan:  # fmt: skip
     """Split `budget` tokens over the domains, in proportion to `weights`; without weights, to the available tokens.
 
-    With weights, domains without one are not drawn from.
+    With weights, domains without one are not drawn from. drawn_before: tokens that another part of the training draws from a
+    domain, which count among its repeats.
     Raises UserError for a weight of a domain that has no tokens.
     """
     available = {domain: tokens for domain, tokens in sorted(tokens_by_domain.items()) if tokens > 0}
@@ -35,7 +39,8 @@ def plan(tokens_by_domain: dict[str, int], weights: dict[str, float], budget: in
         hint = f"did you mean {near[0]!r}?" if near else f"domains with tokens: {', '.join(available) or 'none'}"
         raise UserError(f"weights: no tokens of domain {domain!r}; {hint}")
     wanted = {domain: float(weights[domain]) for domain in available if domain in weights} or dict(available)
-    limits = {domain: int(available[domain] * max_repeats) for domain in wanted}
+    before = drawn_before or {}
+    limits = {domain: max(0, int(available[domain] * max_repeats) - before.get(domain, 0)) for domain in wanted}
     drawn: dict[str, int] = {}
     remaining = budget
     while open_domains := [domain for domain in wanted if domain not in drawn]:

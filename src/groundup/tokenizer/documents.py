@@ -131,7 +131,8 @@ def read_annotated(
     names = (*ANNOTATIONS, *more)
     for batch in batches(shard.path, "text", names, refused, shard.kind, shard.part):
         if split:
-            batch = batch.filter(pc.equal(batch["split"], split).fill_null(True))
+            # An empty cell of a CSV is no split, as null is.
+            batch = batch.filter(pc.is_in(batch["split"].fill_null(""), pa.array(["", split], batch["split"].type)))
         if not len(batch):
             continue
         domains = batch["domain"].fill_null("")

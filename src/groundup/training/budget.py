@@ -44,10 +44,13 @@ def budget(settings: PretrainingConfig, parameters: int, available: float) -> Bu
         return max(1, tokens // settings.context_length) * settings.context_length
 
     rule = whole_rows(2 ** math.floor(math.log2(BATCH * (tokens / BATCH_AT) ** BATCH_POWER)))
-    batch = whole_rows(settings.batch_tokens) if settings.batch_tokens else rule
+    # A step of more tokens than the training has would read them again and again, whatever the mixture allows.
+    batch = min(whole_rows(settings.batch_tokens), whole_rows(tokens)) if settings.batch_tokens else rule
     why = f"{BATCH:,} x (tokens / {BATCH_AT / 1e6:g}M)^{BATCH_POWER} (Power Lines, Bergsma et al. 2025), a power of two"
     if settings.batch_tokens:
         why = "as the recipe says"
+        if batch < whole_rows(settings.batch_tokens):
+            why = f"all in one step, fewer than the {settings.batch_tokens:,} of the recipe"
         if batch != rule:
             ratio = math.sqrt(batch / rule)
             why += f"; {rule:,} by the rule, and lr_scale = {ratio:.2g} would follow it (nanochat)"

@@ -117,9 +117,11 @@ def document_order(
     best = np.array([row["best"] for row in table], dtype=bool)
     of_mixture = np.isin(domains, list(mixture.weights)) if mixture.weights else np.ones(len(table), dtype=bool)
 
-    def drawn_from(allowed: np.ndarray, weights: dict[str, float], budget: int) -> tuple[np.ndarray, Shares]:
+    def drawn_from(
+        allowed: np.ndarray, weights: dict[str, float], budget: int, drawn_before: dict[str, int]
+    ) -> tuple[np.ndarray, Shares]:
         available = {str(name): int(lengths[allowed & (domains == name)].sum()) for name in np.unique(domains[allowed])}
-        drawn = plan(available, weights, budget, mixture.max_repeats)
+        drawn = plan(available, weights, budget, mixture.max_repeats, drawn_before)
         spare = min((available[name] / count for name, count in drawn.tokens.items() if count), default=1)
         oversampling = min(max(1, spare), MOST_SPARE)
         parts = [
@@ -135,14 +137,16 @@ def document_order(
 
     phases: list[np.ndarray] = []
     phase_shares: dict[str, Shares] = {}
+    annealed: dict[str, int] = {}  # tokens by domain: a domain's repeats are those of both phases
     remaining, anneal_tokens = tokens, tokens - round(tokens * (1 - anneal_data_fraction))
     if anneal_tokens and (best & of_mixture).any():
         weights = {name: weight for name, weight in mixture.weights.items() if name in domains[best]}
-        documents, shares = drawn_from(best, weights, anneal_tokens)
+        documents, shares = drawn_from(best, weights, anneal_tokens, annealed)
         phases, phase_shares = [documents], {"best data": shares}
-        remaining -= sum(share["tokens"] for share in shares.values())
+        annealed = {name: int(share["tokens"]) for name, share in shares.items()}
+        remaining -= sum(annealed.values())
     if remaining:
-        documents, shares = drawn_from(np.ones(len(table), dtype=bool), mixture.weights, remaining)
+        documents, shares = drawn_from(np.ones(len(table), dtype=bool), mixture.weights, remaining, annealed)
         phases, phase_shares = [documents, *phases], {"stable": shares, **phase_shares}
     return phases, phase_shares
 

@@ -73,11 +73,13 @@ class TrainingTokens:
 
     @classmethod
     def open(cls, folder: Path, begin_of_text: int, vocabulary: int) -> "TrainingTokens":
-        """Raises UserError where a file holds an id that the model's `vocabulary` has not."""
+        """Raises UserError where the table is of other documents, or a file holds an id that the model's `vocabulary` has not."""
         if not (folder / "documents.parquet").is_file():  # as `tokenizer encode` leaves it, which writes one split
             raise UserError(f"{folder}: no documents.parquet there: give the folder tokens of a run")
         files = {split: TokenFile(folder / split) for split in ("train", "held_out")}
         table = [row for row in pq.read_table(folder / "documents.parquet").to_pylist() if row["split"] == "train"]
+        if not np.array_equal([row["tokens"] for row in table], files["train"].lengths):  # domain and best would be others'
+            raise UserError(f"{folder}: documents.parquet lists other documents than train.bin holds; encode the corpus again")
         for split, file in files.items():
             check_ids(file, vocabulary, str(folder / f"{split}.bin"))
         return cls(files, table, begin_of_text)

@@ -2,8 +2,9 @@
 
 As in GPT-3 (Brown et al. 2020, appendix C): words in lower case without punctuation; an n-gram that many documents hold
 is a licence or a heading and is no evidence. In scripts without spaces 13 words are 26 characters of Chinese or Japanese,
-39 clusters of Thai (`words.py`). Against the held-out documents the shared fraction counts, since pages of one site quote
-each other. Against benchmarks one shared 13-gram is enough, since their examples are short.
+39 clusters of Thai (`words.py`); of two texts the held-out one, or the benchmark's example, decides which. Against the
+held-out documents the shared fraction counts, since pages of one site quote each other. Against benchmarks one shared 13-gram
+is enough, since their examples are short.
 """
 
 import re
@@ -11,6 +12,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -34,29 +36,54 @@ def contamination(held_out: Iterable[str], train: Iterable[str], n: int = 13) ->
     contains; and of the training text's, those the held-out text contains. So a long page that quotes a short held-out
     one counts, and so does an excerpt. N-grams in more than 20 documents are boilerplate and count on neither side.
     """
-    held_grams, held_sizes = _joined((_word_ngrams(split(text), n) for text in held_out), np.uint64)
+    lengths: set[int] = set()  # of the held-out texts' n-grams
+
+    def held_out_grams(text: str) -> np.ndarray:
+        words = split(text)
+        lengths.add(n * words.per_word)
+        return _word_ngrams(words, n)
+
+    held_grams, held_sizes = _joined(map(held_out_grams, held_out), np.uint64)
     unique_grams, gram_indices = np.unique(held_grams, return_inverse=True)  # below, a gram is an index into `unique_grams`
     frequency = np.bincount(gram_indices, minlength=len(unique_grams))
     sizes = array("q")
 
-    def rare_matches(text: str) -> np.ndarray:
-        grams = _word_ngrams(split(text), n)
-        matches = _indices_in(grams, unique_grams)
-        frequency[matches] += 1
-        rare_grams = matches[frequency[matches] <= BOILERPLATE_DOCUMENTS]  # counts only grow: the others stay frequent
-        sizes.append(len(grams) - len(matches) + len(rare_grams))
-        return rare_grams
+    def rare_matches(text: str) -> Iterator[np.ndarray]:
+        """For each length: a text whose script differs from the held-out one's, as a translation beside it, holds it too."""
+        words, before = split(text), 0
+        for length in sorted(lengths):
+            reach = min(length, len(words.hashes))  # a shorter text is one n-gram, which counts once
+            grams = shingles(words, length) if reach > before else np.zeros(0, np.uint64)
+            before = reach
+            matches = _indices_in(grams, unique_grams)
+            frequency[matches] += 1
+            rare_grams = matches[frequency[matches] <= BOILERPLATE_DOCUMENTS]  # counts only grow: the others stay frequent
+            sizes.append(len(grams) - len(matches) + len(rare_grams))
+            yield rare_grams
 
-    shared, counts = _joined(map(rare_matches, train), np.int32)
+    documents = 0
+
+    def all_matches() -> Iterator[np.ndarray]:
+        nonlocal documents
+        for text in train:
+            documents += 1
+            yield from rare_matches(text)
+
+    shared, counts = _joined(all_matches(), np.int32)
     is_rare = frequency <= BOILERPLATE_DOCUMENTS
     owners = np.repeat(np.arange(len(held_sizes), dtype=np.int32), held_sizes)
     held_sizes = np.maximum(1, np.bincount(owners[is_rare[gram_indices]], minlength=len(held_sizes)))
     owners = owners[np.argsort(gram_indices, kind="stable")]
     starts = np.append(0, np.cumsum(np.bincount(gram_indices, minlength=len(unique_grams))))
-    for count, end, size in zip(counts, np.cumsum(counts), sizes, strict=True):
-        document_grams = shared[end - count : end]
-        still_rare = is_rare[document_grams]
-        yield _nearest(document_grams[still_rare], owners, starts, held_sizes, size - int((~still_rare).sum()))
+    ends = np.cumsum(counts)
+    for number in range(documents):
+        nearest = (0.0, -1)
+        for index in range(number * len(lengths), (number + 1) * len(lengths)):
+            document_grams = shared[ends[index] - counts[index] : ends[index]]
+            still_rare = is_rare[document_grams]
+            size = sizes[index] - int((~still_rare).sum())
+            nearest = max(nearest, _nearest(document_grams[still_rare], owners, starts, held_sizes, size), key=itemgetter(0))
+        yield nearest
 
 
 def _joined(parts: Iterable[np.ndarray], kind: type) -> tuple[np.ndarray, np.ndarray]:
