@@ -147,7 +147,7 @@ class Files:
         elif kind.form == "text":
             yield from Texts(root, label, [name], self.reading, kind).pages()
         else:
-            yield from self.reading.wanted(datasets.read_rows(path, self.column, refused, kind))
+            yield from self.reading.wanted(datasets.read_rows(path, base_url, self.column, refused, kind))
 
 
 def _begins_with(path: Path, magic: bytes) -> bool:
