@@ -12,7 +12,7 @@ Exchange site, or a folder of such files
 import logging
 import os
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,6 +39,10 @@ logger = logging.getLogger(__name__)
 # Records that programs write beside pages: answers of name servers, wget's and wpull's logs, the text of a page that
 # Browsertrix saves again. Records of other names may be somebody's documents.
 NOTES = re.compile(r"(?:dns|whois|metadata|filedesc):|urn:(?:text(?:final)?|pageinfo|x-wpull):", re.IGNORECASE)
+NO_ROWS = {
+    "not a JSON object": 'give rows as objects, such as {"text": "..."}',
+    "more cells than columns": "name every column in the first line, and quote cells with a comma, semicolon or tab",
+}
 
 
 class Source(Protocol):
@@ -86,7 +90,16 @@ def collect(source: SourceConfig, folder: Path, name: str, requests_per_second: 
 def _require_pages(source: SourceConfig, counts: CrawlCount) -> None:
     if not counts.pages:
         why = ", ".join(f"{reason}: {count}" for reason, count in counts.refused.items()) or "nothing in it is a page"
-        raise UserError(f"{source.source}: gave no page ({why}): check the source and its exclude")
+        raise UserError(f"{source.source}: gave no page ({why}): {_advice(counts.refused)}")
+
+
+def _advice(refused: Mapping[str, int]) -> str:
+    """What to do about a source of which nothing was read."""
+    reasons = [reason for reason, count in refused.items() if count]
+    if reasons and all(reason.startswith("skipped ") for reason in reasons):
+        return "save texts as .txt, .md, .html, .jsonl, .csv, .parquet or .pdf; a file of another name is read if named itself"
+    advice = next((what for reason, what in NO_ROWS.items() if reason in reasons), "check the source")
+    return f"{advice} and its exclude" if "excluded" in reasons else advice
 
 
 def _crawl(address: str, warc: Path, source: SourceConfig, progress: Progress, requests_per_second: float | None) -> CrawlCount:
@@ -134,7 +147,7 @@ def _write(
             counts.bytes += len(page.body)
             progress.advance(1)
     if not counts.pages and refused.first:
-        raise UserError(f"{source.source}: gave no page ({refused}): check the source and its exclude")
+        raise UserError(f"{source.source}: gave no page ({refused}): {_advice(refused)}")
     counts.refused = {reason: count for reason, count in sorted(refused.items()) if count}
     # `Files` reports the files that it passes over in a folder itself, by name.
     already_reported = ("skipped ", "excluded", "refused files")
