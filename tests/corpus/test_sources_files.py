@@ -146,6 +146,10 @@ def test_a_source_without_a_page_is_told_what_to_do(tmp_path, files, advice):
         (tmp_path / "own" / name).write_text(content)
     with pytest.raises(UserError, match=advice):
         gather(tmp_path, tmp_path / "own")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "own").symlink_to(tmp_path / "own")
+    with pytest.raises(UserError, match="give each folder that a link leads to as a source of its own"):
+        gather(tmp_path, tmp_path / "linked")
     with pytest.raises(UserError, match=r"\(excluded: 1\): check the source and its exclude$"):
         (tmp_path / "own" / "z.txt").write_text("text")
         gather(tmp_path, tmp_path / "own" / "z.txt", exclude=["/"])

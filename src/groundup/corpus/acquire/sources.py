@@ -32,6 +32,7 @@ from groundup.corpus.acquire.oai import Repository
 from groundup.corpus.archive.content_type import gives_text, kind_of_body
 from groundup.corpus.archive.warc import Page, WarcWriter
 from groundup.corpus.config import SourceConfig
+from groundup.data.file_kinds import UNREADABLE_FOLDERS
 from groundup.data.readers import Refused
 
 logger = logging.getLogger(__name__)
@@ -96,6 +97,8 @@ def _require_pages(source: SourceConfig, counts: CrawlCount) -> None:
 def _advice(refused: Mapping[str, int]) -> str:
     """What to do about a source of which nothing was read."""
     reasons = [reason for reason, count in refused.items() if count]
+    if reasons == [f"skipped {UNREADABLE_FOLDERS}"]:
+        return "give each folder that a link leads to as a source of its own"
     if reasons and all(reason.startswith("skipped ") for reason in reasons):
         return "save texts as .txt, .md, .html, .jsonl, .csv, .parquet or .pdf; a file of another name is read if named itself"
     advice = next((what for reason, what in NO_ROWS.items() if reason in reasons), "check the source")
