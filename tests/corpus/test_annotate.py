@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
+from groundup.corpus.acquire.sources import collect
 from groundup.corpus.annotate import corpus_quality
 from groundup.corpus.annotate import measure as module
 from groundup.corpus.annotate.measure import annotate, host_of, kind_of, scrub_addresses
 from groundup.corpus.archive.warc import WarcWriter
 from groundup.corpus.classify import linear
-from groundup.corpus.config import AnnotationsConfig
+from groundup.corpus.config import AnnotationsConfig, SourceConfig
 
 ADDRESS = "<function load at 0x7f3c8386ca90> 'libc.so.6', handle 7f8ed45132e0 at 0x7f8ed4a1>"
 WORDS = ["compiler", "language", "reads", "program", "memory", "value", "register", "loop", "branch", "table", "stack"]
@@ -81,12 +82,25 @@ def test_rows_say_what_they_should(pages, tmp_path, monkeypatch):
     assert 0 < reference[0] < 0.5 < reference[-1] < 1
 
 
+def test_two_files_of_one_url_are_two_documents_and_one_file_twice_is_one(tmp_path):
+    archives = []
+    for number, owner in enumerate(("alice", "bob", "alice")):
+        folder = tmp_path / owner / "notes"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "1.md").write_text(prose(number % 2))
+        collect(SourceConfig(source=str(folder), domain="d"), tmp_path / "pages", str(number), 1.0, "test")
+        archives.append((tmp_path / "pages" / f"{number}.warc.gz", "d"))
+    counts = annotate(archives, tmp_path / "out", AnnotationsConfig(), workers=1, label="annotate")
+    assert [row["url"] for row in rows(tmp_path / "out")] == ["file:///notes/1.md"] * 2
+    assert (counts["documents"], counts["repeated_pages"], counts["same_urls"]) == (2, 1, 0)
+
+
 def test_bytes_do_not_depend_on_workers_or_hash_seed(pages, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SHARD_PAGES", 4)
     annotate(pages, tmp_path / "one", AnnotationsConfig(), workers=1)
     code = (
         "import sys; from pathlib import Path\n"
-        "from groundup.corpus.annotate import measure as m; from groundup.corpus.config import AnnotationsConfig\n"
+        "from groundup.corpus.annotate import measure as m; from groundup.corpus.config import AnnotationsConfig, SourceConfig\n"
         "if __name__ == '__main__':\n"
         "    m.SHARD_PAGES, m.MAX_PIPE_BYTES = 4, 2000\n"
         "    pages = [(Path(sys.argv[1]), 'reference'), (Path(sys.argv[2]), 'code')]\n"
@@ -128,7 +142,7 @@ def test_resuming_with_other_workers_after_a_kill_gives_the_same_bytes(pages, tm
     annotate(pages, tmp_path / "whole", AnnotationsConfig(), workers=1)
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from groundup.corpus.annotate import measure as m; from groundup.corpus.config import AnnotationsConfig\n"
+        "from groundup.corpus.annotate import measure as m; from groundup.corpus.config import AnnotationsConfig, SourceConfig\n"
         "m.SHARD_PAGES, real = 4, m._measure\n"
         "def killed_at_the_third(*job):\n"
         "    if job[3].name == 'docs-00002.arrow':\n"

@@ -97,6 +97,14 @@ def test_a_folder_may_hold_all_kinds(tmp_path):
     assert (page.url, page.body) == ("file:///all/a.txt", b"text")
 
 
+def test_rows_of_files_of_one_name_have_urls_of_their_own(tmp_path):
+    for month in ("month=1", "month=2"):  # as Hive and Spark lay out a table by a column
+        (tmp_path / "table" / month / "lang=de").mkdir(parents=True)
+        (tmp_path / "table" / month / "lang=de" / "part-0.jsonl").write_bytes(lines([{"text": month}]))
+    urls = [url for url, _, _ in gather(tmp_path, tmp_path / "table")[1]]
+    assert urls == [f"file:///table/month%3D{month}/lang%3Dde/part-0.jsonl/0" for month in (1, 2)]
+
+
 def test_the_hub_is_read_from_a_local_folder(tmp_path, monkeypatch):
     pytest.importorskip("datasets", reason="the extra hf is not installed")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))

@@ -125,10 +125,34 @@ SAVED = {
 @pytest.mark.parametrize("name", SAVED)
 def test_what_programs_save_is_named_and_no_text(tmp_path, name):
     (tmp_path / name).write_bytes(SAVED[name])
-    with pytest.raises(UserError, match=r"save the page as|no column 'text', it has"):
+    with pytest.raises(UserError, match=r"save the page as|no column 'text', it has|one JSON object \((cells|log)"):
         gather(tmp_path, tmp_path / name)
     (tmp_path / name).write_text("{\n  a brace\n}\nSubject: none\n")
     assert gather(tmp_path, tmp_path / name)[1]
+
+
+@pytest.mark.parametrize(
+    ("files", "advice"),
+    [
+        ({"a.ipynb": "{}", "b.eml": "To: a"}, r"skipped .eml: 1, skipped .ipynb: 1\): save texts as .txt"),
+        ({"a.csv": "id|text\n1|one, two\n"}, r"row 1: more cells than columns\): name every column in the first line"),
+        ({"a.json": '["one", "two"]'}, r'value 1: not a JSON object\): give rows as objects, such as {"text": "..."}'),
+        ({"a.txt": ""}, r"no text\): check the source$"),
+    ],
+)
+def test_a_source_without_a_page_is_told_what_to_do(tmp_path, files, advice):
+    (tmp_path / "own").mkdir()
+    for name, content in files.items():
+        (tmp_path / "own" / name).write_text(content)
+    with pytest.raises(UserError, match=advice):
+        gather(tmp_path, tmp_path / "own")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "own").symlink_to(tmp_path / "own")
+    with pytest.raises(UserError, match="give each folder that a link leads to as a source of its own"):
+        gather(tmp_path, tmp_path / "linked")
+    with pytest.raises(UserError, match=r"\(excluded: 1\): check the source and its exclude$"):
+        (tmp_path / "own" / "z.txt").write_text("text")
+        gather(tmp_path, tmp_path / "own" / "z.txt", exclude=["/"])
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet", "a.html", "a.warc.gz", "a", "a.py"])

@@ -297,6 +297,36 @@ def test_a_mailbox_is_no_text_unless_it_says_so(tmp_path, name):
     assert kind_of(tmp_path / "2024-January.txt").form == kind_of(tmp_path / "letter").form == "text"
 
 
+@pytest.mark.parametrize("header", ["Content-Transfer-Encoding: base64", "Content-Type: multipart/mixed;\r\n boundary=x"])
+def test_a_mail_that_is_encoded_is_no_text_unless_its_name_says_so(tmp_path, header):
+    received = "".join(f"Received: from {number}\r\n\tby example.org\r\n" for number in range(30))
+    body = "R3LDvMOfZQ==\r\n" * 9
+    for name in ("1.eml", "mail", "mail.txt"):
+        (tmp_path / name).write_text(f"{received}Subject: A\r\n{header}\r\n\r\n{body}", newline="")
+    for name in ("1.eml", "mail"):
+        with pytest.raises(UserError, match=f"{name}: a mail, encoded or in parts"):
+            kind_of(tmp_path / name)
+    (tmp_path / "post").write_text(f"Newsgroups: sci.space\nSubject: Orbits\n\n{header}\n\nis what a mail begins with.\n")
+    assert kind_of(tmp_path / "mail.txt").form == kind_of(tmp_path / "post").form == "text"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"text": {"0": "one", "1": "two"}}, r"one JSON object \(text\), not rows: give an array or lines of objects"),
+        ({"name": "chat", "messages": [{"text": "one"}]}, r"one JSON object \(name, messages\), not rows"),
+        ([{"text": ["one"]}, {"text": {"de": "two"}}], "column 'text' holds lists or objects, not text"),
+        ({"title": "one"}, "no column 'text', it has title"),
+    ],
+)
+def test_json_whose_texts_are_deeper_is_told_what_rows_are(tmp_path, content, message):
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        read(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text(json.dumps([{"text": {"de": "two"}}, {"text": "one"}]))
+    assert read(tmp_path / "a.json")[1] == {"no text": 1}
+
+
 PIECES = ["word ", "\n", "\n\n", "# Title\n", "ü", "a" * 40, "漢字", "Title\n=====\n"]
 
 

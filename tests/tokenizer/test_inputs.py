@@ -116,6 +116,18 @@ def test_a_domain_of_another_type_is_the_files_name(tmp_path):
         assert batch.to_pylist() == [{"text": "x", "domain": name[0], "language": "", "split": split}]
 
 
+def test_a_folder_of_files_is_one_domain_and_a_file_by_itself_another(tmp_path):
+    (tmp_path / "notes" / "deep").mkdir(parents=True)
+    for name in ("1.md", "2.md", "deep/3.txt"):
+        (tmp_path / "notes" / name).write_text(f"Note {name} of today. " * 20)
+    (tmp_path / "notes" / "part-0.jsonl").write_text('{"text": "stated", "domain": "web"}\n{"text": "not stated"}\n')
+    of_folder = train_bpe([tmp_path / "notes"], tmp_path / "out", 300)
+    assert of_folder["bytes"].keys() == {"notes", "web"}
+    # The counts of the folder's file are not those of the file by itself, which has another domain.
+    (tmp_path / "out" / "tokenizer.json").unlink()
+    assert train_bpe([tmp_path / "notes" / "1.md"], tmp_path / "out", 300)["bytes"].keys() == {"1"}
+
+
 def test_the_same_bytes_under_another_name_are_not_taken_for_what_was_counted(tmp_path):
     for name in ("a.jsonl", "a.txt"):
         (tmp_path / name).write_text(LINES)

@@ -55,6 +55,10 @@ MAGIC = (  # bytes that no text begins with, and what to do
 )
 # Pipermail's archives are .txt of the same form: with that name they are read as they are.
 MAILBOX = re.compile(rb"From [^\n]{1,300}\d\d:\d\d[^\n]{0,100}\n(?:>?[\w-]{1,40}:[^\n]{0,999}\n)")
+HEADERS = re.compile(rb"(?:[\w-]{1,40}:[^\n]*\n(?:[ \t][^\n]*\n)*+)++(?=\r?\n)")  # of a mail, up to an empty line
+ENCODED_MAIL = re.compile(
+    rb"^(?:content-transfer-encoding:\s*(?:quoted-printable|base64)|content-type:\s*multipart/)", re.IGNORECASE | re.MULTILINE
+)
 MARKS = (  # the longest first: that of UTF-32 begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -110,8 +114,11 @@ def kind_of(path: Path) -> Kind:
     mark, encoding = next((entry for entry in MARKS if head.startswith(entry[0])), (b"", "utf-8"))
     if refusal := _refusal(head, encoding, len(mark)):
         raise UserError(f"{path}: {f'inside {packing} ' if packing else ''}{refusal}")
-    if MAILBOX.match(head) and ending not in (".txt", ".text"):
-        raise UserError(f"{path}: a mailbox, with heads and attachments: save its mails as text or HTML, or name it .txt")
+    if ending not in (".txt", ".text"):
+        if MAILBOX.match(head):
+            raise UserError(f"{path}: a mailbox, with heads and attachments: save its mails as text or HTML, or name it .txt")
+        if (headers := HEADERS.match(head)) and ENCODED_MAIL.search(headers[0]):
+            raise UserError(f"{path}: a mail, encoded or in parts, not its text: save it as text or HTML, or name it .txt")
     text = head[len(mark) :].decode(encoding, "replace")
     kind = _of_text(Kind("text", packing, encoding, len(mark)), text, ending, cut_off=len(head) >= HEAD_BYTES)
     if kind.form != "text" and encoding == "utf-8" and _is_of_another_encoding(head):

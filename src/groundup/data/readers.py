@@ -275,15 +275,16 @@ def _with_column(
     rows: Iterable[tuple[int, dict[str, Any]]], path: Path, text: str, part: tuple[int, int] | None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows. Raises UserError when none of the first thousand (or of all, if fewer) has the column of texts."""
-    names: list[str] = []
+    first_row: dict[str, Any] = {}
     pending: list[tuple[int, dict[str, Any]]] | None = []
     for number, row in rows:
         if pending is None:
             yield number, row
             continue
-        pending.append((number, row if text in row else {}))
-        names = names or list(row)
-        if text in row:
+        has_text = text in row and not isinstance(row[text], list | dict)
+        pending.append((number, row if has_text else {}))
+        first_row = first_row or row
+        if has_text:
             yield from pending
             pending = None
         elif len(pending) >= SEARCHED_ROWS:
@@ -291,12 +292,26 @@ def _with_column(
     if pending and part and part[0]:
         yield from pending  # in the middle of a file, they are only counted
     elif pending:
-        raise UserError(no_column(path, text, names))
+        raise UserError(_no_texts(path, text, first_row, len(pending)))
+
+
+def _no_texts(path: Path, text: str, row: dict[str, Any], rows: int) -> str:
+    """`row`: the first one, of so many."""
+    if rows == 1 and any(isinstance(value, list | dict) for value in row.values()):
+        # An export with a head, a notebook, or a table by columns, which `to_json` of pandas writes if not told otherwise.
+        return f'{path}: one JSON object ({_known(row)}), not rows: give an array or lines of objects, as [{{"{text}": "..."}}]'
+    if text in row:
+        return f"{path}: column {text!r} holds lists or objects, not text: give the texts as strings"
+    return no_column(path, text, row)
 
 
 def no_column(source: object, text: str, names: Iterable[str]) -> str:
-    known = ", ".join(str(name)[:30] for name in list(names)[:12])
-    return f"{source}: no column {text!r}, it has {known or 'none'}: name that of the texts {text!r} (or a source's text_column)"
+    known = _known(names) or "none"
+    return f"{source}: no column {text!r}, it has {known}: name that of the texts {text!r} (or a source's text_column)"
+
+
+def _known(names: Iterable[str]) -> str:
+    return ", ".join(str(name)[:30] for name in list(names)[:12])
 
 
 def _lines(

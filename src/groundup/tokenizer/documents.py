@@ -41,11 +41,22 @@ class Shard:
     kind: Kind
     start: int
     stop: int
+    folder: str = ""  # the name of the given folder, if the file was found in one
 
     @property
     def name(self) -> str:
-        """Equal for the same part of the same content under the same file name, in any folder."""
-        return f"{self.stem[:LONGEST_STEM]}-{self.content[:16]}-{self.kind.form}-{self.start}-{self.stop}"
+        """Equal for the same part of the same content under the same file name and domain, in any folder."""
+        return f"{self.stem[:LONGEST_STEM]}-{self.key[:16]}-{self.kind.form}-{self.start}-{self.stop}"
+
+    @property
+    def key(self) -> str:
+        """Equal for the same content with the same domain."""
+        return blake2b(f"{self.folder}\0{self.content}".encode(), digest_size=16).hexdigest() if self.folder else self.content
+
+    @property
+    def domain(self) -> str:
+        """Of documents that state none: a folder of notes, or of parts of a data set, is not as many domains as it has files."""
+        return self.folder or self.stem
 
     @property
     def stem(self) -> str:
@@ -67,11 +78,11 @@ def find(inputs: Collection[Path]) -> list[Shard]:
     """
     shards = []
     for source in map(Path, inputs):
-        files = _files(source)
+        files, folder = _files(source)
         refusals: list[UserError] = []
         for path in files:
             try:
-                shards += _shards(path)
+                shards += _shards(path, folder)
             except UserError as refusal:
                 refusals.append(refusal)
                 if len(refusals) == len(files):
@@ -86,8 +97,8 @@ def find(inputs: Collection[Path]) -> list[Shard]:
 
 
 def digest_of_shards(shards: Iterable[Shard]) -> str:
-    """Digest of the files' contents, in order, and of their names, which may be domains."""
-    named = "".join(f"{stem}\0{content}\n" for stem, content in dict.fromkeys((shard.stem, shard.content) for shard in shards))
+    """Digest of the files' contents, in order, and of their domains."""
+    named = "".join(f"{domain}\0{content}\n" for domain, content in dict.fromkeys((s.domain, s.content) for s in shards))
     return blake2b(named.encode(), digest_size=16).hexdigest()
 
 
@@ -136,34 +147,35 @@ def read_annotated(
         if not len(batch):
             continue
         domains = batch["domain"].fill_null("")
-        domains = pc.if_else(pc.equal(domains, ""), shard.stem, domains)
+        domains = pc.if_else(pc.equal(domains, ""), shard.domain, domains)
         notes = [domains, *(batch[name].fill_null("") for name in names[1:])]
         yield pa.record_batch([batch["text"], *notes], names=["text", *names])
 
 
-def _shards(path: Path) -> list[Shard]:
+def _shards(path: Path, folder: str) -> list[Shard]:
     kind = kind_of(path)
     content = digest(path)
     if kind.form == "parquet":
-        return [Shard(path, content, kind, start, stop) for start, stop in text_ranges(path, "text", SHARD_BYTES)]
+        return [Shard(path, content, kind, start, stop, folder) for start, stop in text_ranges(path, "text", SHARD_BYTES)]
     next(batches(path, "text", (), Refused(), kind), None)  # refuses a file without that column before any work
     size = path.stat().st_size
     starts = range(0, size, SHARD_BYTES if _can_be_cut(kind) else max(size, 1))
-    return [Shard(path, content, kind, start, min(start + starts.step, size)) for start in starts]
+    return [Shard(path, content, kind, start, min(start + starts.step, size), folder) for start in starts]
 
 
 def _can_be_cut(kind: Kind) -> bool:
     return kind.form == "parquet" or (kind.form == "lines" and not kind.sequential)
 
 
-def _files(path: Path) -> list[Path]:
+def _files(path: Path) -> tuple[list[Path], str]:
+    """The files of an input, and the name of the folder that they were found in; none for a corpus, whose rows state domains."""
     if not path.is_dir():
         if not path.exists():
             raise UserError(f"{path}: no such file or folder")
-        return [checked(path)]
+        return [checked(path)], ""
     for corpus in (path / "corpus" / "documents.parquet", path / "documents.parquet"):
         if corpus.is_file():
-            return [checked(corpus)]
+            return [checked(corpus)], ""
     if next(path.glob("*/stage.json"), None):
         raise UserError(f"{path}: a run without a finished corpus: run it that far, or give files of text")
     names, skipped = file_kinds.files_of(path, ENDINGS)
@@ -171,4 +183,4 @@ def _files(path: Path) -> list[Path]:
         logger.info(f"{line}")
     if not names:
         raise UserError(f"{path}: no corpus and no files of text in it ({', '.join(ENDINGS[:6])}, .txt, .md ..., also .gz, .zst)")
-    return [path / name for name in names]
+    return [path / name for name in names], well_formed(path.resolve().name)

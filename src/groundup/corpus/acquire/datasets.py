@@ -1,7 +1,8 @@
 """Pages from rows of files (`data/readers.py`) and from data sets of the Hugging Face hub.
 
 One column, chosen by name, holds the text. A row is a page under its own `url` where it has one, else under
-`file:///<folder>/<file>/<row>`. A column called `html` holds web pages, any other plain text.
+`file:///<folder>/<file>/<row>`, where the file is named by its path in the folder that is read. A column called `html` holds web
+pages, any other plain text.
 """
 
 from collections.abc import Generator, Iterator
@@ -18,12 +19,11 @@ from groundup.data.file_kinds import Kind
 from groundup.data.readers import Refused, batches, gathered, no_column
 
 
-def read_rows(path: Path, column: str, refused: Refused, kind: Kind | None = None) -> Iterator[Page]:
-    """The pages of a file of rows. Rows that give none are counted in `refused`, by reason.
+def read_rows(path: Path, base_url: str, column: str, refused: Refused, kind: Kind | None = None) -> Iterator[Page]:
+    """The pages of a file of rows, under `base_url` and their number. Rows that give none are counted in `refused`, by reason.
 
     Raises UserError, with the names of the columns, when no row has this one, or when the file is neither text nor Parquet.
     """
-    base_url = f"file:///{quoted(path.resolve().parent.name)}/{quoted(path.name)}"
     for batch in batches(path, column, ("url",), refused, kind):
         yield from _pages(batch, str(path), base_url, column, refused)
 

@@ -104,7 +104,7 @@ class Files:
             refused, remarks = self.reading.refused, self.reading.remarks
             remarks += file_kinds.skipped_lines(skipped)
             for what, count in file_kinds.by_ending(skipped).items():
-                refused.add(f"skipped {what}", str(self.path), count)
+                refused[f"skipped {what}"] += count
             for name in names:
                 try:
                     yield from self._file(self.path, name, pdf)
@@ -147,7 +147,7 @@ class Files:
         elif kind.form == "text":
             yield from Texts(root, label, [name], self.reading, kind).pages()
         else:
-            yield from self.reading.wanted(datasets.read_rows(path, self.column, refused, kind))
+            yield from self.reading.wanted(datasets.read_rows(path, base_url, self.column, refused, kind))
 
 
 def _begins_with(path: Path, magic: bytes) -> bool:

@@ -12,7 +12,7 @@ Exchange site, or a folder of such files
 import logging
 import os
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +32,7 @@ from groundup.corpus.acquire.oai import Repository
 from groundup.corpus.archive.content_type import gives_text, kind_of_body
 from groundup.corpus.archive.warc import Page, WarcWriter
 from groundup.corpus.config import SourceConfig
+from groundup.data.file_kinds import UNREADABLE_FOLDERS
 from groundup.data.readers import Refused
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,10 @@ logger = logging.getLogger(__name__)
 # Records that programs write beside pages: answers of name servers, wget's and wpull's logs, the text of a page that
 # Browsertrix saves again. Records of other names may be somebody's documents.
 NOTES = re.compile(r"(?:dns|whois|metadata|filedesc):|urn:(?:text(?:final)?|pageinfo|x-wpull):", re.IGNORECASE)
+NO_ROWS = {
+    "not a JSON object": 'give rows as objects, such as {"text": "..."}',
+    "more cells than columns": "name every column in the first line, and quote cells with a comma, semicolon or tab",
+}
 
 
 class Source(Protocol):
@@ -86,7 +91,18 @@ def collect(source: SourceConfig, folder: Path, name: str, requests_per_second: 
 def _require_pages(source: SourceConfig, counts: CrawlCount) -> None:
     if not counts.pages:
         why = ", ".join(f"{reason}: {count}" for reason, count in counts.refused.items()) or "nothing in it is a page"
-        raise UserError(f"{source.source}: gave no page ({why}): check the source and its exclude")
+        raise UserError(f"{source.source}: gave no page ({why}): {_advice(counts.refused)}")
+
+
+def _advice(refused: Mapping[str, int]) -> str:
+    """What to do about a source of which nothing was read."""
+    reasons = [reason for reason, count in refused.items() if count]
+    if reasons == [f"skipped {UNREADABLE_FOLDERS}"]:
+        return "give each folder that a link leads to as a source of its own"
+    if reasons and all(reason.startswith("skipped ") for reason in reasons):
+        return "save texts as .txt, .md, .html, .jsonl, .csv, .parquet or .pdf; a file of another name is read if named itself"
+    advice = next((what for reason, what in NO_ROWS.items() if reason in reasons), "check the source")
+    return f"{advice} and its exclude" if "excluded" in reasons else advice
 
 
 def _crawl(address: str, warc: Path, source: SourceConfig, progress: Progress, requests_per_second: float | None) -> CrawlCount:
@@ -134,7 +150,7 @@ def _write(
             counts.bytes += len(page.body)
             progress.advance(1)
     if not counts.pages and refused.first:
-        raise UserError(f"{source.source}: gave no page ({refused}): check the source and its exclude")
+        raise UserError(f"{source.source}: gave no page ({refused}): {_advice(refused)}")
     counts.refused = {reason: count for reason, count in sorted(refused.items()) if count}
     # `Files` reports the files that it passes over in a folder itself, by name.
     already_reported = ("skipped ", "excluded", "refused files")

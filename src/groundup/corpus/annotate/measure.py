@@ -155,7 +155,7 @@ def measure(page: Page, domain: str, settings: AnnotationsConfig) -> dict[str, A
         **_classified(words, settings, spoken),
         "personal": [span._asdict() for span in personal.find(text, spoken)],
         "text_key": duplicates.text_key(words),
-        "url_hash": duplicates.url_hash(page.url),
+        "url_hash": duplicates.url_hash(page.url, text),
         "host_hash": word_hashes([host or "-"])[0],
         "spoken": languages.UNKNOWN if spoken == "all" else spoken,
         "length": len(text),

@@ -39,8 +39,14 @@ def url_key(url: str) -> str:
     return f"{host_and_path.rstrip('/')}?{CAMPAIGN.sub('', query).lstrip('&')}"
 
 
-def url_hash(url: str) -> int:
-    """64 bits of a digest of `url_key`."""
+def url_hash(url: str, text: str = "") -> int:
+    """64 bits of a digest of `url_key`, for a file also of its text.
+
+    `file:///notes/1.md` says in which folder a file was, not in whose: folders of one name, or parts of one name below different
+    folders, hold other texts under the same URL.
+    """
+    if url.startswith("file:"):
+        return int.from_bytes(blake2b(f"{url}\n{text}".encode(), digest_size=8).digest(), "little")
     return int.from_bytes(blake2b(url_key(url).encode(), digest_size=8).digest(), "little")
 
 
