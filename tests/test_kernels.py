@@ -361,7 +361,10 @@ def test_shapes_that_do_not_fit_are_refused_with_the_reason():
 
 
 @needs_kernels
-@pytest.mark.parametrize(("compiler", "reason"), [("no-such-compiler", "no C\\+\\+ compiler"), ("false", "did not compile")])
+@pytest.mark.parametrize(
+    ("compiler", "reason"),
+    [("no-such-compiler", "no C\\+\\+ compiler"), ("false", "did not compile"), ("g++ -DA='", "CXX=g.*: No closing quotation")],
+)
 def test_without_a_compiler_the_reason_is_told(monkeypatch, tmp_path, compiler, reason):
     monkeypatch.setenv("CXX", compiler)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -125,7 +125,7 @@ class Model:
         return self.tokenizer.message_end in self.network.generation.ends
 
     def log_likelihood(self, context: str, continuation: str) -> float:
-        """Log-probability in nats that `continuation` follows `context`, which begins a document; as lm-eval defines it.
+        """Log-probability in nats that `continuation` follows `context`, or begins a document if that is empty; as in lm-eval.
 
         Raises UserError for an empty continuation.
         """

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.core import statistics
+from groundup.evaluation.metrics import compare
 
 counts = st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
@@ -115,3 +116,11 @@ def test_a_difference_of_nothing_or_of_one_pair_decides_nothing():
     assert math.isnan(found["difference"]) and found["low"] < 0 < found["high"]
     with pytest.raises(ValueError, match="pairs"):
         statistics.difference([1.0], [1.0, 2.0])
+
+
+@pytest.mark.parametrize("n", [2, 3, 40])
+def test_pairs_of_right_and_wrong_without_a_difference_prove_no_equality(n):
+    right = [float(number % 2) for number in range(n)]
+    same = statistics.difference(right, right)
+    assert same["difference"] == 0 and -1 <= same["low"] < 0 < same["high"] <= 1
+    assert same["high"] == pytest.approx(compare(right, right)["high"]) and same["high"] > 1 / (n + 2)

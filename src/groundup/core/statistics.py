@@ -63,16 +63,28 @@ def bootstrap(
 def difference(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> dict[str, float]:
     """Of two measures of the same items, the mean of ours less theirs: {"difference", "low", "high", "n"}.
 
-    The bootstrap draws pairs, so items that are hard or easy for both alike add nothing to the interval. Without pairs the
-    difference is NaN; with fewer than two the interval is infinite. Raises ValueError for sequences of different lengths.
+    The bootstrap draws pairs, so items that are hard or easy for both alike add nothing to the interval. Of right and wrong the
+    interval is Bonett and Price's, as a few pairs without a difference prove no equality. Without pairs the difference is NaN;
+    with fewer than two the interval is infinite. Raises ValueError for sequences of different lengths.
     """
     if len(ours) != len(theirs):
         raise ValueError(f"difference takes pairs, not {len(ours)} and {len(theirs)} values")
     if not len(ours):
         return {"difference": math.nan, "low": -math.inf, "high": math.inf, "n": 0}
     values = np.asarray(ours, dtype=np.float64) - np.asarray(theirs, dtype=np.float64)
-    low, high = bootstrap(values, seed=seed)
+    if len(values) > 1 and set(np.unique(values)) <= {-1.0, 0.0, 1.0}:
+        centre, error = paired_shares(int((values > 0).sum()), int((values < 0).sum()), len(values))
+        low, high = max(-1.0, centre - Z95 * error), min(1.0, centre + Z95 * error)
+    else:
+        low, high = bootstrap(values, seed=seed)
     return {"difference": float(values.mean()), "low": low, "high": high, "n": len(values)}
+
+
+def paired_shares(wins: int, losses: int, n: int) -> tuple[float, float]:
+    """The difference of two shares of n paired items and its standard error (Bonett and Price 2012): one pair is added to the
+    wins and one to the losses, so the error is above zero where all pairs are equal."""
+    centre = (wins - losses) / (n + 2)
+    return centre, math.sqrt(((wins + losses + 2) / (n + 2) - centre**2) / (n + 2))
 
 
 def win_rate(outcomes: Sequence[float]) -> dict[str, float]:

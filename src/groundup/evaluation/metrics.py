@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from groundup.core.statistics import Z95, students_tail, students_z95, wilson
+from groundup.core.statistics import Z95, paired_shares, students_tail, students_z95, wilson
 
 BINS = 10  # of calibration
 MIN_CLUSTERS = 2
@@ -82,10 +82,9 @@ def compare(ours: Sequence[float], theirs: Sequence[float], clusters: Sequence[s
     p = sign_test(wins, losses)
     is_binary = set(np.unique(values)) <= {-1.0, 0.0, 1.0}
     centre, error, adjusted_n = mean, standard_error(values) if n > 1 else math.inf, n
-    if is_binary:  # one pair added to wins and one to losses
+    if is_binary:
         adjusted_n = n + 2
-        centre = (wins - losses) / adjusted_n
-        error = math.sqrt(((wins + losses + 2) / adjusted_n - centre**2) / adjusted_n)
+        centre, error = paired_shares(wins, losses, n)
     if clustered:
         error = max(error, standard_error(values, clusters))
     z = Z95

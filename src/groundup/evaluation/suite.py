@@ -128,7 +128,8 @@ def continuations(model: LanguageModel, tokenizer: Tokenizer, requests: Sequence
 
 
 def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[list[int], list[int]]:
-    """Ids of a context, beginning with the token that begins texts, and ids of its continuation.
+    """Ids of a context, after what the tokenizer puts before texts, and ids of its continuation; without a context, after the
+    token that begins a document.
 
     White space at the end of the context belongs to the continuation, since tokens begin with it. Both are encoded together
     and cut where the context's own tokens end: the ids are those of lm-eval. Where one token spans the border, or the
@@ -145,7 +146,7 @@ def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[
     added_ids = (
         all_ids[len(context_ids) :] if together else tokenizer.encode_after(continuation, "text" if context else "nothing")
     )
-    return [tokenizer.begin_of_text, *context_ids], added_ids
+    return tokenizer.prompt(context), added_ids
 
 
 def samples(model: Decoder, tokenizer: Tokenizer, seed: int) -> list[dict[str, str]]:

@@ -170,6 +170,8 @@ def _library_of(name: str, sources: list[Path], flags: list[str]) -> ctypes.CDLL
         return f"{compiler} did not compile the kernels: {first[:200]}"
     except subprocess.TimeoutExpired:
         return f"{compiler} took more than {PATIENCE} seconds for a source of the kernels"
+    except ValueError as error:  # of shlex
+        return f"CXX={compiler}: {error}"
     except OSError as error:
         return f"the kernels could not be compiled in {cache_folder}: {error}"
 
