@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import tokenizers
 import torch
 
 from groundup.core.device import choose
@@ -17,8 +16,8 @@ from groundup.core.errors import UserError
 from groundup.evaluation.continuations import Scored, ScoringRequest
 from groundup.evaluation.evaluated_models import TokenModel
 from groundup.generation.engine import room_in
-from groundup.tokenizer.hf_tokenizer import backend_of, ids_before
-from groundup.tokenizer.library_rules import within
+from groundup.tokenizer.hf_tokenizer import ids_before
+from groundup.tokenizer.library_rules import PartEncoder
 from groundup.tokenizer.template import Before
 
 MAX_LOGITS = 1 << 27  # at once, half a gigabyte: rows x tokens x vocabulary
@@ -29,7 +28,7 @@ class TransformersModel(TokenModel):
     def __init__(self, name: str, model: Any, tokenizer: Any) -> None:
         """Raises UserError for a model or a tokenizer that cannot be evaluated."""
         self.name, self.model, self.tokenizer = name, model, tokenizer
-        self._backends: dict[Before, tokenizers.Tokenizer | None] = {}  # None: as `encode`
+        self._parts: PartEncoder | None = None
         config = getattr(model.config, "text_config", model.config)
         self.vocabulary = int(config.vocab_size)
         self.context = _context_length(config, tokenizer)
@@ -49,13 +48,13 @@ class TransformersModel(TokenModel):
 
     def encode_after(self, text: str, before: Before) -> list[int]:
         """As Llama 2's and Mistral's tokenizers put a space before a text, but not before what continues one."""
-        if before not in self._backends:
+        if before == "nothing":
+            return self.encode(text)
+        if self._parts is None:
             backend = getattr(self.tokenizer, "backend_tokenizer", None)
-            description = json.loads(backend.to_str()) if backend is not None else {}
-            changed = within(description, before)
-            self._backends[before] = None if changed is description else backend_of(changed, Path(self.name))
-        backend = self._backends[before]
-        return self.encode(text) if backend is None else backend.encode(text, add_special_tokens=False).ids
+            self._parts = PartEncoder(json.loads(backend.to_str()) if backend is not None else {}, Path(self.name))
+        ids = self._parts.encode(text, before)
+        return self.encode(text) if ids is None else ids
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -21,8 +21,8 @@ from groundup.core.text import well_formed
 from groundup.tokenizer import tokenizer_files
 from groundup.tokenizer.bpe import NO_TOKEN
 from groundup.tokenizer.hf_tokenizer import META_SPACE, backend_of, character_bytes, opening_of, refusing
-from groundup.tokenizer.library_rules import prepends, rules_of, within
-from groundup.tokenizer.template import STAND_INS, Before
+from groundup.tokenizer.library_rules import PartEncoder, rules_of
+from groundup.tokenizer.template import Before
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.tokenizer.tokenizer_files import TokenizerFiles
 
@@ -47,8 +47,7 @@ class LibraryTokenizer(Tokenizer):
         for token in self._added_tokens():  # transformers treats tokens that a folder names, such as eos_token, as special
             token["special"] = token.get("special") is True or token["content"] in files.named.values()
         self._backend = backend_of(self._description, path)
-        self._prepends = prepends(self._description)
-        self._backends: dict[tuple[Before, str], tokenizers.Tokenizer] = {("nothing", ""): self._backend}
+        self._parts = PartEncoder(self._description, path)
         self._read_tokens()
         self._read_special(files)
 
@@ -144,17 +143,8 @@ class LibraryTokenizer(Tokenizer):
         return self.encode_after(text, "nothing")
 
     def encode_after(self, text: str, before: Before) -> list[int]:
-        mark = ""
-        if before == "text" and self._prepends:
-            if not text:
-                return []
-            mark = next((mark for mark in STAND_INS if mark not in text), "")
-            if not mark:
-                raise UserError("a text holds too many of Unicode's noncharacters (U+FDD0 to U+FDEF)")
-        if (before, mark) not in self._backends:
-            changed = within(self._description, before, mark)
-            self._backends[before, mark] = self._backend if changed is self._description else backend_of(changed, self._path)
-        return self._encoded(self._backends[before, mark], [mark + text])[0].ids
+        ids = None if before == "nothing" else self._parts.encode(text, before)
+        return self._encoded(self._backend, [text])[0].ids if ids is None else ids
 
     def encode_batch(self, texts: Iterable[str], threads: int = 1) -> list[np.ndarray]:
         """Ids of each text (int32), as `encode` gives them. The library chooses the number of threads itself."""

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import tokenizers
+
 from groundup.core.errors import UserError
-from groundup.tokenizer.hf_tokenizer import META_SPACE
-from groundup.tokenizer.template import Before
+from groundup.core.text import well_formed
+from groundup.tokenizer.hf_tokenizer import META_SPACE, backend_of, refusing
+from groundup.tokenizer.template import STAND_INS, Before
 
 # The key under which a Sequence holds its steps, for each part.
 PARTS = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "decoder": "decoders", "post_processor": "processors"}
@@ -72,7 +75,33 @@ def rules_of(description: Any, path: Path) -> Rules:
     raise _unknown(decoders, path)
 
 
-def within(description: dict[str, Any], before: Before, mark: str) -> dict[str, Any]:
+class PartEncoder:
+    """Ids of texts that follow a special token or other text, by a `tokenizer.json` that is known (`rules_of`)."""
+
+    def __init__(self, description: dict[str, Any], path: Path) -> None:
+        self._description, self._path = description, path
+        self._prepends = any(step["type"] == "Prepend" for step in _flat(description, "normalizer"))
+        self._backends: dict[tuple[Before, str], tokenizers.Tokenizer | None] = {}
+
+    def encode(self, text: str, before: Before) -> list[int] | None:
+        """None where the ids are those of the text by itself."""
+        mark = ""
+        if before == "text" and self._prepends:
+            if not text:
+                return []
+            mark = next((mark for mark in STAND_INS if mark not in text), "")
+            if not mark:
+                raise UserError("a text holds too many of Unicode's noncharacters (U+FDD0 to U+FDEF)")
+        if (before, mark) not in self._backends:
+            changed = _within(self._description, before, mark)
+            self._backends[before, mark] = None if changed is self._description else backend_of(changed, self._path)
+        if (backend := self._backends[before, mark]) is None:
+            return None
+        with refusing(self._path, "cannot encode a text"):
+            return backend.encode(mark + well_formed(text), add_special_tokens=False).ids
+
+
+def _within(description: dict[str, Any], before: Before, mark: str) -> dict[str, Any]:
     """The same tokenizer.json for text that follows a special token or other text.
 
     It is `description` itself where that makes no difference. After other text, a Prepend puts nothing before the `mark` that
@@ -97,11 +126,6 @@ def within(description: dict[str, Any], before: Before, mark: str) -> dict[str, 
             changed["normalizer"] = {"type": "Sequence", "normalizers": steps}
     same = all(changed[part] == description.get(part) for part in changed)
     return description if same else {**description, **changed}
-
-
-def prepends(description: dict[str, Any]) -> bool:
-    """Whether its normalizer puts something before a text."""
-    return any(step["type"] == "Prepend" for step in _flat(description, "normalizer"))
 
 
 def _flat(description: Any, part: str, path: Path | None = None) -> Iterator[dict[str, Any]]:

@@ -114,14 +114,10 @@ class Tokenizer(ByteTokens):
             text = unicodedata.normalize("NFC", text)
         return [token for part in self._parts(text) for token in self._encode_part(part)]
 
-    def prompt(self, text: str) -> list[int]:
-        """Ids of a text to continue: after the token that other tools put before it, if any. At least one token."""
-        return [*self.opening(), *self.encode(text)] or [self.begin_of_text]
-
     def opening(self) -> list[int]:
-        """Ids that other tools put before every text: of a foreign folder as its tokenizer.json says, maybe none."""
+        """As its tokenizer.json says, where that is not ours: maybe none."""
         if not self.foreign_files:
-            return [self.begin_of_text]
+            return super().opening()
         if self._opening is None:
             from groundup.tokenizer.hf_tokenizer import backend_of, opening_of
 

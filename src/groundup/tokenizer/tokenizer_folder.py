@@ -55,6 +55,14 @@ class ByteTokens:
         """Ids of a text that follows `before`. Some tokenizers put a space before a text, but not before its parts."""
         return self.encode(text)
 
+    def prompt(self, text: str) -> list[int]:
+        """Ids of a text to continue: after the token that other tools put before it, if any. At least one token."""
+        return [*self.opening(), *self.encode(text)] or [self.begin_of_text]
+
+    def opening(self) -> list[int]:
+        """Ids that other tools put before every text."""
+        return [self.begin_of_text]
+
     def document(self, text_ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Ids of a document as training reads it (int32): after the token that begins one, and before the one that ends it
         where these are two.
