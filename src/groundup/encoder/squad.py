@@ -133,7 +133,8 @@ def sliding_window(question: str, context: str) -> str:
 
     def nearness(run: list[_Word]) -> float:
         middle = (run[0][3] + run[-1][3]) / 2
-        return sum(weight * math.exp(-abs(position - middle) / _DISTANCE_SCALE) for position, weight in shared_words)
+        # Exact, so that equals are equal in any order and any Python: from 3.12 on `sum` rounds differently.
+        return math.fsum(weight * math.exp(-abs(position - middle) / _DISTANCE_SCALE) for position, weight in shared_words)
 
     nearest = max(_runs(words, question_words), key=nearness, default=None)
     return context[nearest[0][1] : nearest[-1][2]] if nearest else ""
