@@ -100,7 +100,7 @@ def test_bytes_do_not_depend_on_workers_or_hash_seed(pages, tmp_path, monkeypatc
     annotate(pages, tmp_path / "one", AnnotationsConfig(), workers=1)
     code = (
         "import sys; from pathlib import Path\n"
-        "from groundup.corpus.annotate import measure as m; from groundup.corpus.config import AnnotationsConfig, SourceConfig\n"
+        "from groundup.corpus.annotate import measure as m; from groundup.corpus.config import AnnotationsConfig\n"
         "if __name__ == '__main__':\n"
         "    m.SHARD_PAGES, m.MAX_PIPE_BYTES = 4, 2000\n"
         "    pages = [(Path(sys.argv[1]), 'reference'), (Path(sys.argv[2]), 'code')]\n"
@@ -142,7 +142,7 @@ def test_resuming_with_other_workers_after_a_kill_gives_the_same_bytes(pages, tm
     annotate(pages, tmp_path / "whole", AnnotationsConfig(), workers=1)
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from groundup.corpus.annotate import measure as m; from groundup.corpus.config import AnnotationsConfig, SourceConfig\n"
+        "from groundup.corpus.annotate import measure as m; from groundup.corpus.config import AnnotationsConfig\n"
         "m.SHARD_PAGES, real = 4, m._measure\n"
         "def killed_at_the_third(*job):\n"
         "    if job[3].name == 'docs-00002.arrow':\n"

@@ -240,3 +240,10 @@ def test_as_many_are_asked_as_are_wanted_where_the_first_cannot_be(policy, toy_t
     assert found["held_out"]["answer_loss"]["conversations"] == 2 and left_out == {"longer than 56 tokens": 2}
     judgements, _ = policy_comparison.label(policy, toy_tokenizer, questions, PreferencesConfig(), 8, 0, "train", None, 2)
     assert [one["prompt"].split() for one in judgements] == [["a"], ["a", "a"]]
+
+
+def test_the_only_reason_is_told_to_its_end():
+    """What to do stands there: "..., and its tokenizer l" was the end of a message on folders without a chat template."""
+    long = "the model's folder has no chat template, and its tokenizer lacks the tokens of ours; put a chat_template.jinja there"
+    assert tokenize_rows.top_reasons(Counter({long: 4})) == f"4 {long}"
+    assert tokenize_rows.top_reasons(Counter({long: 4, "empty": 1})) == f"4 {long[:60]}, 1 empty"

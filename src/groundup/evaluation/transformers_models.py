@@ -17,7 +17,7 @@ from groundup.evaluation.continuations import Scored, ScoringRequest
 from groundup.evaluation.evaluated_models import TokenModel
 from groundup.generation.engine import room_in
 from groundup.tokenizer.hf_tokenizer import ids_before
-from groundup.tokenizer.library_rules import PartEncoder
+from groundup.tokenizer.library_rules import ContinuationEncoder
 from groundup.tokenizer.template import Before
 
 MAX_LOGITS = 1 << 27  # at once, half a gigabyte: rows x tokens x vocabulary
@@ -28,7 +28,7 @@ class TransformersModel(TokenModel):
     def __init__(self, name: str, model: Any, tokenizer: Any) -> None:
         """Raises UserError for a model or a tokenizer that cannot be evaluated."""
         self.name, self.model, self.tokenizer = name, model, tokenizer
-        self._parts: PartEncoder | None = None
+        self._continuations: ContinuationEncoder | None = None
         config = getattr(model.config, "text_config", model.config)
         self.vocabulary = int(config.vocab_size)
         self.context = _context_length(config, tokenizer)
@@ -50,10 +50,11 @@ class TransformersModel(TokenModel):
         """As Llama 2's and Mistral's tokenizers put a space before a text, but not before what continues one."""
         if before == "nothing":
             return self.encode(text)
-        if self._parts is None:
+        if self._continuations is None:
             backend = getattr(self.tokenizer, "backend_tokenizer", None)
-            self._parts = PartEncoder(json.loads(backend.to_str()) if backend is not None else {}, Path(self.name))
-        ids = self._parts.encode(text, before)
+            description = json.loads(backend.to_str()) if backend is not None else {}
+            self._continuations = ContinuationEncoder(description, Path(self.name))
+        ids = self._continuations.encode(text, before)
         return self.encode(text) if ids is None else ids
 
     def decode(self, ids: Sequence[int]) -> str:

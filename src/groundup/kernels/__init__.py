@@ -41,9 +41,7 @@ FLOAT32 = ("decoding.cpp", *(f"float32_{part}.cpp" for part in ("experts", "laye
 FLOAT32_FLAGS = ("-O3", "-std=c++17", "-fPIC", "-pthread", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi")
 BLOCK, MAX_CHANNELS = 32, 256  # as in the C++
 PATIENCE = 900  # seconds for a source: some take 10 alone on a core, and two minutes beside a dozen other programs
-
-
-_kept_threads = 0  # while PyTorch has one
+_kept_threads = 0  # of the kernels, while PyTorch has one; 0: as many as PyTorch
 
 
 class Unavailable(Exception):
@@ -61,7 +59,7 @@ def float32_library() -> ctypes.CDLL:
 
 
 def threads() -> int:
-    """How many compute a kernel: as many as PyTorch's, or had before `only_in_kernels`."""
+    """How many compute a kernel: as many as PyTorch has, or had before `only_in_kernels`."""
     return _kept_threads or torch.get_num_threads()
 
 

@@ -171,6 +171,7 @@ class Team {
             while (!finished()) run_or_wait(id, [] { return true; }, finished);
             leave(id, omp_get_num_threads());
         }
+        for (long id = 1; id < std::min(threads, MAX_TRADING); id++) places[id].end_chunk();  // OpenMP may have given fewer
 #else
         start_threads();
         begin_phase(0);

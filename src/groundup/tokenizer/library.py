@@ -21,7 +21,7 @@ from groundup.core.text import well_formed
 from groundup.tokenizer import tokenizer_files
 from groundup.tokenizer.bpe import NO_TOKEN
 from groundup.tokenizer.hf_tokenizer import META_SPACE, backend_of, character_bytes, opening_of, refusing
-from groundup.tokenizer.library_rules import PartEncoder, rules_of
+from groundup.tokenizer.library_rules import ContinuationEncoder, rules_of
 from groundup.tokenizer.template import Before
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.tokenizer.tokenizer_files import TokenizerFiles
@@ -47,7 +47,7 @@ class LibraryTokenizer(Tokenizer):
         for token in self._added_tokens():  # transformers treats tokens that a folder names, such as eos_token, as special
             token["special"] = token.get("special") is True or token["content"] in files.named.values()
         self._backend = backend_of(self._description, path)
-        self._parts = PartEncoder(self._description, path)
+        self._continuations = ContinuationEncoder(self._description, path)
         self._read_tokens()
         self._read_special(files)
 
@@ -143,7 +143,7 @@ class LibraryTokenizer(Tokenizer):
         return self.encode_after(text, "nothing")
 
     def encode_after(self, text: str, before: Before) -> list[int]:
-        ids = None if before == "nothing" else self._parts.encode(text, before)
+        ids = None if before == "nothing" else self._continuations.encode(text, before)
         return self._encoded(self._backend, [text])[0].ids if ids is None else ids
 
     def encode_batch(self, texts: Iterable[str], threads: int = 1) -> list[np.ndarray]:

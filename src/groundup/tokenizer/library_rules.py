@@ -75,7 +75,7 @@ def rules_of(description: Any, path: Path) -> Rules:
     raise _unknown(decoders, path)
 
 
-class PartEncoder:
+class ContinuationEncoder:
     """Ids of texts that follow a special token or other text, by a `tokenizer.json` that is known (`rules_of`)."""
 
     def __init__(self, description: dict[str, Any], path: Path) -> None:
